@@ -1,0 +1,76 @@
+//! Time, as the engine sees it: nanoseconds that never go back, and the wall clock where a date is shown to a user.
+//!
+//! Ages are measured on the monotonic clock only, so a stepped system clock neither revives nor kills an entry.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds on the engine's monotonic clock. [`FOREVER`] stands for "never".
+pub type Millis = u64;
+
+/// The moment that never comes: the end of an entry whose age is `Infinity`.
+pub const FOREVER: Millis = u64::MAX;
+
+/// A source of time. The engine asks it and nothing else, so that tests can hold time in their hand.
+pub trait Clock: Send + Sync + 'static {
+    /// Nanoseconds since some fixed moment; never decreases.
+    fn now_nanos(&self) -> u64;
+
+    /// Milliseconds since the UNIX epoch, for dates shown to users. May be stepped.
+    fn unix_millis(&self) -> u64;
+
+    /// [`Clock::now_nanos`] in milliseconds.
+    fn now_millis(&self) -> Millis {
+        self.now_nanos() / 1_000_000
+    }
+}
+
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now_nanos(&self) -> u64 {
+        // 2^64 ns are 584 years.
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn unix_millis(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    }
+}
+
+/// A clock that moves only when told. Clones share the same time.
+#[derive(Debug, Clone, Default)]
+pub struct FakeClock {
+    nanos: Arc<AtomicU64>,
+}
+
+impl FakeClock {
+    /// The UNIX time that [`FakeClock`] shows at its start: 2020-09-13T12:26:40Z.
+    pub const UNIX_START_MILLIS: u64 = 1_600_000_000_000;
+
+    /// Moves the clock on.
+    pub fn advance_millis(&self, by: Millis) {
+        self.nanos.fetch_add(by * 1_000_000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for FakeClock {
+    fn now_nanos(&self) -> u64 {
+        self.nanos.load(Ordering::SeqCst)
+    }
+
+    fn unix_millis(&self) -> u64 {
+        Self::UNIX_START_MILLIS + self.now_millis()
+    }
+}

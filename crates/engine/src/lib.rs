@@ -1,0 +1,11 @@
+//! The cache engine: everything that is policy, concurrency or bytes, and nothing that knows JavaScript.
+//!
+//! [`engine::Engine`] orchestrates; the rooms below it know each other only through the small types of
+//! [`entry`], [`key`], [`clock`] and [`error`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod clock;
+pub mod entry;
+pub mod error;
+pub mod key;
