@@ -9,3 +9,6 @@ pub mod clock;
 pub mod entry;
 pub mod error;
 pub mod key;
+pub mod load;
+pub mod memory;
+pub mod stats;
