@@ -1,0 +1,265 @@
+//! Event counters: exact totals, a nanosecond or so each, no lock.
+//!
+//! Each event is counted once, in the calling thread's stripe: what happens to a key, under the route it belongs to
+//! ([`RouteEvent`]); all else cache-wide ([`Event`]). Totals are sums made when asked for. They are exact for all that
+//! happened before the question; events of that very moment may be in or out, each by itself.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::stripe::Striped;
+
+/// An event that belongs to a key, counted under the `define()` pattern of that key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum RouteEvent {
+    /// A fresh answer.
+    Hit,
+    /// A stale answer: a hit as well.
+    Stale,
+    /// A get that had to wait for a load, or found nothing.
+    Miss,
+    /// A failed attempt to load, foreground or background, or a value that could not be serialized.
+    Error,
+    /// A background refresh that succeeded.
+    BackgroundUpdate,
+    /// A fetcher called, in the foreground or in the background, each attempt.
+    Load,
+}
+
+const ROUTE_EVENTS: usize = RouteEvent::Load as usize + 1;
+
+/// An event of the cache as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Event {
+    /// A hit answered by a thread's own front, without the engine; it is counted as [`RouteEvent::Hit`] or
+    /// [`RouteEvent::Stale`] too.
+    NearHit,
+    /// An entry dropped to make room.
+    EvictedForBudget,
+    /// An entry dropped because it could no longer be served.
+    EvictedExpired,
+    /// An invalidation applied.
+    Invalidation,
+    /// A miss that joined a load already running; it is counted as [`RouteEvent::Miss`] too.
+    Coalesced,
+    /// A background refresh dropped because the queue was full.
+    RefreshDropped,
+    /// A listener that threw. An error in [`Totals::errors`] too, not to be counted apart.
+    ListenerError,
+}
+
+const EVENTS: usize = Event::ListenerError as usize + 1;
+
+/// Sums for one route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteTotals {
+    /// Answers from what was cached, fresh or stale.
+    pub hits: u64,
+    /// Those of the hits that were stale.
+    pub stale: u64,
+    /// See [`RouteEvent::Miss`].
+    pub misses: u64,
+    /// See [`RouteEvent::Error`].
+    pub errors: u64,
+    /// See [`RouteEvent::BackgroundUpdate`].
+    pub background_updates: u64,
+    /// See [`RouteEvent::Load`].
+    pub loads: u64,
+}
+
+/// Sums for the whole cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Answers from what was cached, fresh or stale, near hits included.
+    pub hits: u64,
+    /// Those of the hits that the near caches answered.
+    pub near_hits: u64,
+    /// See [`RouteEvent::Miss`].
+    pub misses: u64,
+    /// Those of the hits that were stale.
+    pub stale: u64,
+    /// See [`RouteEvent::BackgroundUpdate`].
+    pub background_updates: u64,
+    /// Failed attempts to load, values that could not be serialized, listeners that threw.
+    pub errors: u64,
+    /// See [`Event::EvictedForBudget`].
+    pub evicted_for_budget: u64,
+    /// See [`Event::EvictedExpired`].
+    pub evicted_expired: u64,
+    /// See [`Event::Invalidation`].
+    pub invalidations: u64,
+    /// See [`Event::Coalesced`].
+    pub coalesced: u64,
+    /// See [`Event::RefreshDropped`].
+    pub refreshes_dropped: u64,
+    /// See [`Event::ListenerError`].
+    pub listener_errors: u64,
+    /// See [`RouteEvent::Load`].
+    pub loads: u64,
+}
+
+impl Totals {
+    /// Entries dropped for whatever reason.
+    pub fn evictions(&self) -> u64 {
+        self.evicted_for_budget + self.evicted_expired
+    }
+
+    /// hits / (hits + misses); 0 before the first get.
+    pub fn hit_ratio(&self) -> f64 {
+        ratio(self.hits, self.hits + self.misses)
+    }
+
+    /// stale / hits; 0 before the first hit.
+    pub fn stale_ratio(&self) -> f64 {
+        ratio(self.stale, self.hits)
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// The counters of one cache.
+pub struct Counters(Striped<Stripe>);
+
+impl Counters {
+    /// All at 0.
+    pub fn new() -> Self {
+        Self(Striped::new())
+    }
+
+    /// Counts one event of a key under its route; route 0 for keys that no pattern matches.
+    #[inline]
+    pub fn route(&self, event: RouteEvent, route: u16) {
+        self.route_n(event, route, 1);
+    }
+
+    /// Counts `n` events of keys under their route.
+    #[inline]
+    pub fn route_n(&self, event: RouteEvent, route: u16, n: u64) {
+        self.0.mine().routes.at(route)[event as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts one event of the whole cache.
+    #[inline]
+    pub fn count(&self, event: Event) {
+        self.count_n(event, 1);
+    }
+
+    /// Counts `n` events of the whole cache.
+    #[inline]
+    pub fn count_n(&self, event: Event, n: u64) {
+        self.0.mine().events[event as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sums for the whole cache.
+    pub fn totals(&self) -> Totals {
+        let of = |event: Event| self.0.iter().map(|s| s.events[event as usize].load(Ordering::Relaxed)).sum::<u64>();
+        let mut keys = [0; ROUTE_EVENTS];
+        for stripe in self.0.iter() {
+            stripe.routes.for_each(|counts| add(&mut keys, counts));
+        }
+        let keys = RouteTotals::from(keys);
+        let listener_errors = of(Event::ListenerError);
+        Totals {
+            hits: keys.hits,
+            near_hits: of(Event::NearHit),
+            misses: keys.misses,
+            stale: keys.stale,
+            background_updates: keys.background_updates,
+            errors: keys.errors + listener_errors,
+            evicted_for_budget: of(Event::EvictedForBudget),
+            evicted_expired: of(Event::EvictedExpired),
+            invalidations: of(Event::Invalidation),
+            coalesced: of(Event::Coalesced),
+            refreshes_dropped: of(Event::RefreshDropped),
+            listener_errors,
+            loads: keys.loads,
+        }
+    }
+
+    /// Sums for one route; route 0 has what no pattern matches.
+    pub fn route_totals(&self, route: u16) -> RouteTotals {
+        let mut sums = [0; ROUTE_EVENTS];
+        for stripe in self.0.iter() {
+            if let Some(counts) = stripe.routes.get(route) {
+                add(&mut sums, counts);
+            }
+        }
+        sums.into()
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<[u64; ROUTE_EVENTS]> for RouteTotals {
+    fn from(n: [u64; ROUTE_EVENTS]) -> Self {
+        let of = |event: RouteEvent| n[event as usize];
+        Self {
+            hits: of(RouteEvent::Hit) + of(RouteEvent::Stale),
+            stale: of(RouteEvent::Stale),
+            misses: of(RouteEvent::Miss),
+            errors: of(RouteEvent::Error),
+            background_updates: of(RouteEvent::BackgroundUpdate),
+            loads: of(RouteEvent::Load),
+        }
+    }
+}
+
+fn add(sums: &mut [u64; ROUTE_EVENTS], counts: &RouteCounts) {
+    for (sum, count) in sums.iter_mut().zip(counts) {
+        *sum += count.load(Ordering::Relaxed);
+    }
+}
+
+type RouteCounts = [AtomicU64; ROUTE_EVENTS];
+
+#[derive(Default)]
+struct Stripe {
+    events: [AtomicU64; EVENTS],
+    routes: RouteTable,
+}
+
+/// Counts by route, made as routes are first seen and never moved: bucket `b` holds `FIRST << b` routes, so that a
+/// cache with few routes stays small and a look-up is a shift and two loads.
+#[derive(Default)]
+struct RouteTable {
+    buckets: [OnceLock<Box<[RouteCounts]>>; BUCKETS],
+}
+
+/// Routes in the first bucket; a power of two.
+const FIRST: usize = 16;
+
+/// Enough for every `u16`: `FIRST * (2^BUCKETS - 1) > 65,535`.
+const BUCKETS: usize = 13;
+
+impl RouteTable {
+    /// Bucket of a route and its place therein.
+    #[inline]
+    fn place(route: u16) -> (usize, usize) {
+        let n = usize::from(route) + FIRST;
+        let bucket = (n.ilog2() - FIRST.ilog2()) as usize;
+        (bucket, n - (FIRST << bucket))
+    }
+
+    #[inline]
+    fn at(&self, route: u16) -> &RouteCounts {
+        let (bucket, index) = Self::place(route);
+        &self.buckets[bucket].get_or_init(|| (0..FIRST << bucket).map(|_| RouteCounts::default()).collect())[index]
+    }
+
+    fn get(&self, route: u16) -> Option<&RouteCounts> {
+        let (bucket, index) = Self::place(route);
+        self.buckets[bucket].get().map(|counts| &counts[index])
+    }
+
+    fn for_each<'a>(&'a self, mut f: impl FnMut(&'a RouteCounts)) {
+        self.buckets.iter().filter_map(OnceLock::get).flat_map(|bucket| bucket.iter()).for_each(&mut f);
+    }
+}
