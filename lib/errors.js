@@ -1,0 +1,285 @@
+// @ts-check
+/**
+ * The errors of kvcache: one class, a stable `code` on each, and a factory for every kind.
+ *
+ * Promises: a message names what it is about (the key, shortened to 64 characters; the option; the event) and what would
+ * have been allowed. Rendering a value for a message never runs user code that could throw out of here, never takes
+ * long, and never puts more than a line of it into the message. A fetcher's own error is never wrapped by these.
+ */
+
+/** Most characters (code points) of a key, or of a string given as an option, that a message repeats. */
+const SHOWN_CHARS = 64
+
+/** Longest key, in bytes of UTF-8. */
+export const MAX_KEY_BYTES = 512
+
+/**
+ * What every error of the cache is. `code` tells the kind; further fields depend on it and stand in the factory's doc.
+ */
+export class KvCacheError extends Error {
+  /**
+   * @param {string} code one of ERR_KVCACHE_*
+   * @param {string} message
+   * @param {{ cause?: unknown, [field: string]: unknown }} [fields] further own properties; `cause` as in Error
+   */
+  constructor(code, message, fields) {
+    super(message)
+    /** @type {string} */
+    this.code = code
+    if (fields !== undefined) {
+      const { cause, ...rest } = fields
+      // Not enumerable, as the language defines it for a cause given to Error itself.
+      if ('cause' in fields) {
+        Object.defineProperty(this, 'cause', { value: cause, writable: true, configurable: true, enumerable: false })
+      }
+      Object.assign(this, rest)
+    }
+  }
+}
+Object.defineProperty(KvCacheError.prototype, 'name', { value: 'KvCacheError', writable: true, configurable: true })
+
+/**
+ * Text as messages show it: its first 64 code points, an ellipsis where something was cut, control characters and lone
+ * surrogates escaped, so that a message stays one well-formed line.
+ * @param {string} text
+ * @returns {string}
+ */
+export function shorten(text) {
+  let cut = text
+  if (text.length > SHOWN_CHARS) {
+    let end = 0
+    for (let n = 0; n < SHOWN_CHARS && end < text.length; n++) {
+      end += /** @type {number} */ (text.codePointAt(end)) > 0xffff ? 2 : 1
+    }
+    cut = text.slice(0, end)
+  }
+  const escaped = JSON.stringify(cut).slice(1, -1).replaceAll('\\"', '"')
+  return cut.length < text.length ? `${escaped}…` : escaped
+}
+
+/**
+ * A short, safe rendering of any value.
+ * @param {unknown} value
+ * @returns {string}
+ */
+export function show(value) {
+  try {
+    switch (typeof value) {
+      case 'string':
+        return `'${shorten(value)}'`
+      case 'number':
+        return Object.is(value, -0) ? '-0' : String(value)
+      case 'bigint':
+        // A huge one is not worth writing out: decimal conversion takes more than linear time.
+        return value > -(2n ** 64n) && value < 2n ** 64n ? `${value}n` : 'a large BigInt'
+      case 'symbol':
+        return `Symbol(${shorten(value.description ?? '')})`
+      case 'function':
+        return 'a function'
+      case 'object':
+        return value === null ? 'null' : showObject(value)
+      default:
+        return String(value)
+    }
+  } catch {
+    // A revoked proxy, or a trap or accessor that throws.
+    return 'an object'
+  }
+}
+
+/**
+ * @param {object} value
+ * @returns {string}
+ */
+function showObject(value) {
+  if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${value.length}`
+  const name = Object.getPrototypeOf(value)?.constructor?.name
+  if (typeof name !== 'string' || name === '' || name === 'Object') return 'an object'
+  return `an instance of ${shorten(name)}`
+}
+
+/**
+ * A key as messages show it, with the word before it.
+ * @param {unknown} key
+ * @returns {string}
+ */
+function keyText(key) {
+  return typeof key === 'string' ? `key '${shorten(key)}'` : `key ${show(key)}`
+}
+
+/**
+ * ERR_KVCACHE_INVALID_OPTION, with `option`. Also for arguments that are not keys or values: patterns, event names.
+ * @param {string} name of the option, dotted where it is nested: 'refresh.concurrency'
+ * @param {unknown} value what was given
+ * @param {string} allowed what would have been right
+ * @param {unknown} [cause]
+ * @returns {KvCacheError}
+ */
+export function invalidOption(name, value, allowed, cause) {
+  const fields = cause === undefined ? { option: name } : { option: name, cause }
+  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', `option '${name}' is ${show(value)}; allowed: ${allowed}`, fields)
+}
+
+/**
+ * ERR_KVCACHE_INVALID_OPTION for a name that is not one of the options of that place, with `option`.
+ * @param {string} name
+ * @param {string} where what was called: 'get()'
+ * @param {string} why why it is not there, and what is
+ * @returns {KvCacheError}
+ */
+export function unknownOption(name, where, why) {
+  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', `option '${shorten(name)}' of ${where} ${why}`, { option: name })
+}
+
+/**
+ * Why this cannot be a key; undefined when it can.
+ * @param {unknown} key
+ * @returns {string | undefined}
+ */
+export function whyInvalidKey(key) {
+  if (typeof key !== 'string') return `is of type ${key === null ? 'null' : typeof key}`
+  if (key === '') return 'is empty'
+  // A code unit is at most three bytes, so the bytes of most keys need not be counted.
+  if (key.length * 3 > MAX_KEY_BYTES) {
+    const bytes = key.length > MAX_KEY_BYTES ? 0 : Buffer.byteLength(key)
+    if (key.length > MAX_KEY_BYTES) return `has over ${MAX_KEY_BYTES} bytes of UTF-8 (${key.length} UTF-16 units)`
+    if (bytes > MAX_KEY_BYTES) return `has ${bytes} bytes of UTF-8`
+  }
+  if (!key.isWellFormed()) return 'holds a lone surrogate, which UTF-8 cannot carry'
+  return undefined
+}
+
+/**
+ * ERR_KVCACHE_INVALID_KEY, with `key`.
+ * @param {unknown} key
+ * @param {string} [why] found out when not given
+ * @returns {KvCacheError}
+ */
+export function invalidKey(key, why = whyInvalidKey(key) ?? 'cannot be used') {
+  const allowed = `a string of 1 to ${MAX_KEY_BYTES} bytes of UTF-8`
+  return new KvCacheError('ERR_KVCACHE_INVALID_KEY', `${keyText(key)} ${why}; allowed: ${allowed}`, { key })
+}
+
+/**
+ * ERR_KVCACHE_INVALID_VALUE, with `key`.
+ * @param {string} key
+ * @param {string} why what is wrong with the value, and what is allowed
+ * @returns {KvCacheError}
+ */
+export function invalidValue(key, why) {
+  return new KvCacheError('ERR_KVCACHE_INVALID_VALUE', `the value of ${keyText(key)} ${why}`, { key })
+}
+
+/**
+ * ERR_KVCACHE_VALUE_TOO_LARGE, with `key`, `bytes` and `limit`.
+ * @param {string} key
+ * @param {number} bytes as it would be stored
+ * @param {number} limit in bytes
+ * @param {string} [limitName] which limit: 'the largest value', 'the memory budget'
+ * @returns {KvCacheError}
+ */
+export function valueTooLarge(key, bytes, limit, limitName = 'the largest value') {
+  const message = `the value of ${keyText(key)} has ${bytes} bytes as stored; ${limitName} is ${limit} bytes`
+  return new KvCacheError('ERR_KVCACHE_VALUE_TOO_LARGE', message, { key, bytes, limit })
+}
+
+/**
+ * ERR_KVCACHE_TIMEOUT, with `timeout` in milliseconds, and `key` where it is about one.
+ * @param {string | undefined} key
+ * @param {number} ms
+ * @param {string} what took too long: 'the fetcher', 'flush()'
+ * @returns {KvCacheError}
+ */
+export function timeout(key, ms, what) {
+  const subject = key === undefined ? what : `${what} of ${keyText(key)}`
+  const fields = key === undefined ? { timeout: ms } : { key, timeout: ms }
+  return new KvCacheError('ERR_KVCACHE_TIMEOUT', `${subject} took longer than ${ms} ms`, fields)
+}
+
+/**
+ * ERR_KVCACHE_CIRCUIT_OPEN, with `key`, `origin` and `nextAttempt`.
+ * @param {string} key
+ * @param {string} origin the breaker's name
+ * @param {number} nextAttempt when the next trial call may go, in milliseconds since the UNIX epoch
+ * @returns {KvCacheError}
+ */
+export function circuitOpen(key, origin, nextAttempt) {
+  const at = Math.abs(nextAttempt) <= 8.64e15 ? new Date(nextAttempt).toISOString() : String(nextAttempt)
+  const message = `${keyText(key)} was not fetched: the circuit of origin '${shorten(origin)}' is open, next attempt ${at}`
+  return new KvCacheError('ERR_KVCACHE_CIRCUIT_OPEN', message, { key, origin, nextAttempt })
+}
+
+/**
+ * ERR_KVCACHE_CLOSED.
+ * @returns {KvCacheError}
+ */
+export function closed() {
+  return new KvCacheError('ERR_KVCACHE_CLOSED', 'the cache is closed')
+}
+
+/**
+ * ERR_KVCACHE_SERIALIZE, with `key`, `serializer` and, where something was thrown, `cause`.
+ * @param {string} key
+ * @param {string} serializer its name
+ * @param {'serialize' | 'deserialize'} direction
+ * @param {unknown} cause what was thrown
+ * @param {string} [why] what it did instead of throwing: then there is no cause
+ * @returns {KvCacheError}
+ */
+export function serializeFailed(key, serializer, direction, cause, why) {
+  const did = why ?? `threw ${causeText(cause)}`
+  const message = `the serializer '${shorten(serializer)}' could not ${direction} the value of ${keyText(key)}: it ${did}`
+  const fields = why === undefined ? { key, serializer, cause } : { key, serializer }
+  return new KvCacheError('ERR_KVCACHE_SERIALIZE', message, fields)
+}
+
+/**
+ * ERR_KVCACHE_RECURSION, with `key`: a fetcher would have waited for the load it is itself part of.
+ * @param {string} key waited for
+ * @param {...string} through the keys between, in the order of waiting
+ * @returns {KvCacheError}
+ */
+export function recursion(key, ...through) {
+  const shown = through.slice(0, 3).map(k => `'${shorten(k)}'`).join(', ')
+  const rest = through.length > 3 ? ` and ${through.length - 3} more` : ''
+  const way = through.length === 0 ? '' : `, through ${shown}${rest}`
+  const message = `a fetcher waits for ${keyText(key)}, whose own load waits for that fetcher${way}`
+  return new KvCacheError('ERR_KVCACHE_RECURSION', message, { key })
+}
+
+/**
+ * ERR_KVCACHE_LISTENER, with `event` and `cause`: a listener threw, or its promise was rejected.
+ * @param {string} event
+ * @param {unknown} cause
+ * @returns {KvCacheError}
+ */
+export function listener(event, cause) {
+  return new KvCacheError('ERR_KVCACHE_LISTENER', `a listener of '${event}' threw ${causeText(cause)}`, { event, cause })
+}
+
+/**
+ * What was thrown, for the end of a message.
+ * @param {unknown} cause
+ * @returns {string}
+ */
+function causeText(cause) {
+  try {
+    if (cause instanceof Error && typeof cause.message === 'string') {
+      return `${shorten(String(cause.name))}: ${shortenLine(cause.message)}`
+    }
+  } catch {
+    // Its accessors throw: it is shown as any other object.
+  }
+  return show(cause)
+}
+
+/**
+ * A message within a message: its first line, at most 200 characters.
+ * @param {string} text
+ * @returns {string}
+ */
+function shortenLine(text) {
+  const end = text.search(/[\r\n]/)
+  const line = end < 0 ? text : text.slice(0, end)
+  return (line.length > 200 ? `${line.slice(0, 200)}…` : line).toWellFormed()
+}

@@ -1,0 +1,561 @@
+// @ts-check
+/**
+ * Options: what users write, checked and turned into plain numbers.
+ *
+ * Promises: every wrong name or value is refused with ERR_KVCACHE_INVALID_OPTION, naming the option, what was given and
+ * what is allowed; `undefined` counts as not given. What comes out has one hidden class, milliseconds and bytes only, and
+ * shares nothing that the user can change later.
+ *
+ * A layer is one place where options are given: the constructor, a define(), a call, context.set(). {@link resolve} merges
+ * them, later over earlier, and puts the defaults below all.
+ */
+import { invalidOption, unknownOption } from './errors.js'
+
+/** Most bytes of an entry's metadata, as JSON text in UTF-8. */
+export const MAX_METADATA_BYTES = 1024
+/** Longest name of an origin, and of a serializer, in UTF-16 units. */
+const MAX_NAME = 256
+/** Least memory budget, in bytes. */
+const MIN_MEMORY = 1024
+
+const SECOND = 1000
+const MINUTE = 60 * SECOND
+const HOUR = 60 * MINUTE
+const DAY = 24 * HOUR
+
+/** Defaults, in milliseconds. */
+const MAX_AGE = 300 * SECOND
+const STALE_AGE = HOUR
+const HARD_TIMEOUT = 30 * SECOND
+
+// --- Scalars ---------------------------------------------------------------------------------------------------------
+
+const UNIT = "or a string with a unit: '250ms' '30s' '5m' '1h' '7d'"
+const ALLOWED_AGE = `a number of seconds of at least 0, Infinity, ${UNIT}`
+const ALLOWED_TIMEOUT = `a number of milliseconds above 0, Infinity, ${UNIT}`
+const ALLOWED_FINITE_TIMEOUT = `a finite number of milliseconds above 0, ${UNIT}`
+const ALLOWED_SIZE = "a whole number of bytes of at least 1, or a string with a unit: '512b' '64kb' '256mb' '2gb'"
+
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/
+const SIZE = /^(\d+(?:\.\d+)?)(b|kb|mb|gb)$/
+
+/** @type {Record<string, number>} */
+const MILLISECONDS = { ms: 1, s: SECOND, m: MINUTE, h: HOUR, d: DAY }
+/** @type {Record<string, number>} */
+const BYTES = { b: 1, kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 }
+
+/**
+ * Milliseconds of a string with a unit; NaN when it is none.
+ * @param {string} text
+ * @returns {number}
+ */
+function duration(text) {
+  const found = DURATION.exec(text)
+  return found === null ? NaN : Number(found[1]) * MILLISECONDS[found[2]]
+}
+
+/**
+ * Whole milliseconds. What is beyond 285,000 years, where doubles stop telling milliseconds apart, is for ever.
+ * @param {number} ms
+ * @returns {number}
+ */
+function whole(ms) {
+  return ms > Number.MAX_SAFE_INTEGER ? Infinity : Math.round(ms)
+}
+
+/**
+ * An age: seconds as a number, Infinity, or a string with a unit.
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @returns {number} whole milliseconds of at least 0, or Infinity
+ */
+export function parseAge(name, value) {
+  const ms = typeof value === 'number' ? value * SECOND : typeof value === 'string' ? duration(value) : NaN
+  if (ms >= 0) return whole(ms)
+  throw invalidOption(name, value, ALLOWED_AGE)
+}
+
+/**
+ * A timeout: milliseconds as a number, or a string with a unit. Infinity is never. A fraction of a millisecond is one.
+ * setTimeout() cannot wait longer than 2^31 - 1 ms; that is for who sets the timer to mind.
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @param {boolean} [finite] whether Infinity is refused
+ * @returns {number} whole milliseconds of at least 1, or Infinity
+ */
+export function parseTimeout(name, value, finite = false) {
+  const ms = typeof value === 'number' ? value : typeof value === 'string' ? duration(value) : NaN
+  if (ms > 0 && !(finite && whole(ms) === Infinity)) return Math.max(1, whole(ms))
+  throw invalidOption(name, value, finite ? ALLOWED_FINITE_TIMEOUT : ALLOWED_TIMEOUT)
+}
+
+/**
+ * A size: bytes as a number, or a string with a unit, powers of 1024. Always a whole number of bytes.
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @param {number} [least] bytes
+ * @returns {number}
+ */
+export function parseSize(name, value, least = 1) {
+  let bytes = NaN
+  if (typeof value === 'number') {
+    bytes = value
+  } else if (typeof value === 'string') {
+    const found = SIZE.exec(value)
+    if (found !== null) bytes = Number(found[1]) * BYTES[found[2]]
+  }
+  if (Number.isSafeInteger(bytes) && bytes >= least) return bytes
+  throw invalidOption(name, value, least > 1 ? `${ALLOWED_SIZE}; not below ${least} bytes` : ALLOWED_SIZE)
+}
+
+/**
+ * A whole number within bounds.
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @param {number} least
+ * @param {number} most
+ * @returns {number}
+ */
+function parseCount(name, value, least, most) {
+  if (Number.isInteger(value) && Number(value) >= least && Number(value) <= most) return Number(value)
+  throw invalidOption(name, value, `a whole number from ${least} to ${most}`)
+}
+
+/**
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @returns {number} 0 to 1
+ */
+function parseJitter(name, value) {
+  if (typeof value === 'number' && value >= 0 && value <= 1) return value
+  throw invalidOption(name, value, 'a number from 0 to 1')
+}
+
+/**
+ * @param {string} name of the option
+ * @param {unknown} value
+ * @returns {string}
+ */
+function parseName(name, value) {
+  if (typeof value === 'string' && value !== '' && value.length <= MAX_NAME && value.isWellFormed()) return value
+  throw invalidOption(name, value, `a string of 1 to ${MAX_NAME} characters, without lone surrogates`)
+}
+
+/**
+ * Metadata as JSON text.
+ * @param {unknown} value
+ * @returns {string}
+ */
+function parseMetadata(value) {
+  let text
+  try {
+    text = JSON.stringify(value)
+  } catch (cause) {
+    throw invalidOption('metadata', value, 'what JSON can carry: no cycle, no BigInt', cause)
+  }
+  if (text === undefined) throw invalidOption('metadata', value, 'what JSON can carry')
+  if (text.length * 3 > MAX_METADATA_BYTES) {
+    const bytes = Buffer.byteLength(text)
+    if (bytes > MAX_METADATA_BYTES) {
+      throw invalidOption('metadata', value, `at most ${MAX_METADATA_BYTES} bytes of UTF-8 as JSON text; this has ${bytes}`)
+    }
+  }
+  return text
+}
+
+/**
+ * @param {unknown} value
+ * @returns {AbortSignal}
+ */
+function parseSignal(value) {
+  // A signal made in another realm (a test runner's, a DOM emulation's) is not an instance of ours.
+  const signal = /** @type {any} */ (value)
+  if (
+    signal instanceof AbortSignal ||
+    (typeof signal === 'object' && signal !== null && typeof signal.aborted === 'boolean' &&
+      typeof signal.addEventListener === 'function' && typeof signal.removeEventListener === 'function')
+  ) return signal
+  throw invalidOption('signal', value, 'an AbortSignal')
+}
+
+// --- Layers ----------------------------------------------------------------------------------------------------------
+
+/** The options given in one place, parsed; what was not given is undefined. Ages and timeouts in milliseconds. */
+export class Layer {
+  constructor() {
+    /** @type {number | undefined} */
+    this.maxAge = undefined
+    /** @type {number | undefined} */
+    this.staleAge = undefined
+    /** @type {number | undefined} */
+    this.staleIfError = undefined
+    /** @type {number | undefined} */
+    this.jitter = undefined
+    /** @type {number | undefined} */
+    this.softTimeout = undefined
+    /** @type {number | undefined} */
+    this.hardTimeout = undefined
+    /** JSON text. @type {string | undefined} */
+    this.metadata = undefined
+    /** @type {AbortSignal | undefined} */
+    this.signal = undefined
+    /** @type {boolean} */
+    this.forceFresh = false
+    /** @type {string | undefined} */
+    this.origin = undefined
+    /** Only wrap() has it. @type {((...args: any[]) => string) | undefined} */
+    this.key = undefined
+  }
+}
+
+/** The layer of who gave no options. @type {Readonly<Layer>} */
+export const EMPTY = Object.freeze(new Layer())
+
+/** @typedef {'cache' | 'define' | 'get' | 'getMany' | 'put' | 'set' | 'wrap'} Where */
+
+// Groups of options, as bits.
+const ENTRY = 1
+const META = 2
+const LOAD = 4
+const ORIGIN = 8
+const CALL = 16
+const KEY = 32
+
+/**
+ * The groups allowed in each place, and how a message calls the place.
+ * @type {Record<Where, { groups: number, label: string }>}
+ */
+const PLACES = {
+  cache: { groups: ENTRY | LOAD, label: 'new KvCache()' },
+  define: { groups: ENTRY | META | LOAD | ORIGIN, label: 'define()' },
+  get: { groups: ENTRY | META | LOAD | ORIGIN | CALL, label: 'get()' },
+  getMany: { groups: ENTRY | META | LOAD | ORIGIN | CALL, label: 'getMany()' },
+  put: { groups: ENTRY | META, label: 'put()' },
+  set: { groups: ENTRY | META, label: 'context.set()' },
+  wrap: { groups: ENTRY | META | LOAD | ORIGIN | CALL | KEY, label: 'wrap()' }
+}
+
+/** @type {Record<string, number>} */
+const GROUP = Object.assign(Object.create(null), {
+  maxAge: ENTRY,
+  staleAge: ENTRY,
+  staleIfError: ENTRY,
+  jitter: ENTRY,
+  metadata: META,
+  softTimeout: LOAD,
+  hardTimeout: LOAD,
+  origin: ORIGIN,
+  signal: CALL,
+  forceFresh: CALL,
+  key: KEY
+})
+
+/** Options of the whole cache, beside the layer it is. */
+const CACHE_OPTIONS = ['memory', 'serializer', 'refresh', 'breaker']
+/** Options that the interface has a place for but this version has not. */
+const LATER = new Set(['name', 'near', 'compression', 'tiers', 'tags', 'dependsOn'])
+
+/**
+ * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
+ * @param {unknown} options
+ * @param {Where} where
+ * @returns {Readonly<Layer>}
+ */
+export function layer(options, where) {
+  if (options === undefined) return EMPTY
+  const { groups, label } = PLACES[where]
+  const given = asOptions(options, label)
+  /** @type {Layer | undefined} */
+  let out
+  for (const name in given) {
+    const value = given[name]
+    if (value === undefined) continue
+    const group = GROUP[name]
+    if (group === undefined || (group & groups) === 0) {
+      if (isStray(given, name)) continue
+      throw unknown(name, where)
+    }
+    out ??= new Layer()
+    read(out, name, value)
+  }
+  if (out === undefined) return EMPTY
+  checkAges(out, given)
+  return out
+}
+
+/**
+ * @param {Layer} out
+ * @param {string} name one of those in GROUP
+ * @param {unknown} value
+ */
+function read(out, name, value) {
+  switch (name) {
+    case 'maxAge':
+      out.maxAge = parseAge(name, value)
+      break
+    case 'staleAge':
+      out.staleAge = parseAge(name, value)
+      break
+    case 'staleIfError':
+      out.staleIfError = parseAge(name, value)
+      break
+    case 'jitter':
+      out.jitter = parseJitter(name, value)
+      break
+    case 'softTimeout':
+      out.softTimeout = parseTimeout(name, value)
+      break
+    case 'hardTimeout':
+      out.hardTimeout = parseTimeout(name, value)
+      break
+    case 'metadata':
+      out.metadata = parseMetadata(value)
+      break
+    case 'origin':
+      out.origin = parseName(name, value)
+      break
+    case 'signal':
+      out.signal = parseSignal(value)
+      break
+    case 'forceFresh':
+      if (typeof value !== 'boolean') throw invalidOption(name, value, 'true or false')
+      out.forceFresh = value
+      break
+    case 'key':
+      if (typeof value !== 'function') throw invalidOption(name, value, 'a function that makes a key of the arguments')
+      out.key = /** @type {(...args: any[]) => string} */ (value)
+      break
+  }
+}
+
+/**
+ * staleAge below the maxAge given with it is a mistake; across layers it is raised (see {@link resolve}).
+ * @param {Layer} out
+ * @param {Record<string, unknown>} given
+ */
+function checkAges(out, given) {
+  if (out.maxAge !== undefined && out.staleAge !== undefined && out.staleAge < out.maxAge) {
+    throw invalidOption('staleAge', given.staleAge, `at least the maxAge given with it (${out.maxAge / SECOND} s)`)
+  }
+}
+
+/**
+ * @param {unknown} options
+ * @param {string} label
+ * @returns {Record<string, unknown>}
+ */
+function asOptions(options, label) {
+  if (typeof options === 'object' && options !== null && !Array.isArray(options)) {
+    return /** @type {Record<string, unknown>} */ (options)
+  }
+  throw invalidOption(`options of ${label}`, options, 'an object')
+}
+
+/**
+ * Whether an unknown name is not the user's: something that another library left on Object.prototype.
+ * @param {object} given
+ * @param {string} name
+ * @returns {boolean}
+ */
+function isStray(given, name) {
+  return !Object.hasOwn(given, name)
+}
+
+/**
+ * @param {string} name
+ * @param {Where} where
+ * @returns {import('./errors.js').KvCacheError}
+ */
+function unknown(name, where) {
+  const { groups, label } = PLACES[where]
+  if (LATER.has(name)) return unknownOption(name, label, 'is not available in this version')
+  const names = Object.keys(GROUP).filter(one => (GROUP[one] & groups) !== 0)
+  if (where === 'cache') names.unshift(...CACHE_OPTIONS)
+  const belongs = name in GROUP || CACHE_OPTIONS.includes(name) ? 'does not belong there' : 'is not known'
+  return unknownOption(name, label, `${belongs}; allowed: ${names.join(', ')}`)
+}
+
+// --- What applies to one load or write -------------------------------------------------------------------------------
+
+/**
+ * @typedef {object} Resolved options that apply to one load or write, in milliseconds
+ * @property {number} maxAge before jitter
+ * @property {number} staleAge
+ * @property {number} staleIfError
+ * @property {number} jitter 0 to 1
+ * @property {number} softTimeout Infinity for none
+ * @property {number} hardTimeout Infinity for none
+ * @property {string} metadata JSON text, or '' for none
+ */
+
+/**
+ * Merges layers, later over earlier, over the defaults: maxAge 300 s; staleAge the larger of 3600 s and maxAge, and never
+ * below maxAge; staleIfError as staleAge; jitter 0; no softTimeout; hardTimeout 30 s; no metadata.
+ * @param {...Readonly<Layer>} layers
+ * @returns {Resolved}
+ */
+export function resolve(...layers) {
+  let maxAge, staleAge, staleIfError, jitter, softTimeout, hardTimeout, metadata
+  for (let i = 0; i < layers.length; i++) {
+    const one = layers[i]
+    if (one === EMPTY) continue
+    if (one.maxAge !== undefined) maxAge = one.maxAge
+    if (one.staleAge !== undefined) staleAge = one.staleAge
+    if (one.staleIfError !== undefined) staleIfError = one.staleIfError
+    if (one.jitter !== undefined) jitter = one.jitter
+    if (one.softTimeout !== undefined) softTimeout = one.softTimeout
+    if (one.hardTimeout !== undefined) hardTimeout = one.hardTimeout
+    if (one.metadata !== undefined) metadata = one.metadata
+  }
+  maxAge ??= MAX_AGE
+  staleAge = Math.max(staleAge ?? STALE_AGE, maxAge)
+  return {
+    maxAge,
+    staleAge,
+    staleIfError: staleIfError ?? staleAge,
+    jitter: jitter ?? 0,
+    softTimeout: softTimeout ?? Infinity,
+    hardTimeout: hardTimeout ?? HARD_TIMEOUT,
+    metadata: metadata ?? ''
+  }
+}
+
+/**
+ * The ages of an entry about to be stored: maxAge shortened at random by up to its jitter, the others as they are.
+ * @param {Resolved} resolved
+ * @param {() => number} [random] from 0 to below 1
+ * @returns {{ maxAge: number, staleAge: number, staleIfError: number }} whole milliseconds, or Infinity
+ */
+export function agesOf(resolved, random = Math.random) {
+  const { maxAge, staleAge, staleIfError, jitter } = resolved
+  const shortened = jitter === 0 || maxAge === Infinity ? maxAge : Math.round(maxAge * (1 - jitter * random()))
+  return { maxAge: shortened, staleAge, staleIfError }
+}
+
+// --- The constructor -------------------------------------------------------------------------------------------------
+
+/**
+ * @typedef {object} Serializer
+ * @property {string} name
+ * @property {'json' | 'v8' | 'custom'} kind
+ * @property {(value: unknown) => unknown} [serialize] of a custom one
+ * @property {(bytes: Uint8Array) => unknown} [deserialize] of a custom one
+ */
+
+/**
+ * @typedef {object} CacheOptions
+ * @property {number} memory bytes
+ * @property {Readonly<Serializer>} serializer
+ * @property {Readonly<{ concurrency: number, maxQueued: number, retries: number, backoff: number, cooldown: number }>} refresh
+ * @property {Readonly<{ threshold: number, timeout: number, failure: (error: unknown) => unknown }> | null} breaker
+ * @property {Readonly<Layer>} load
+ */
+
+const MOST = 2 ** 31 - 1
+const MEMORY = 256 * 1024 ** 2
+
+/**
+ * Parses what the constructor was given. Throws ERR_KVCACHE_INVALID_OPTION.
+ * @param {unknown} options
+ * @returns {Readonly<CacheOptions>}
+ */
+export function cacheOptions(options) {
+  const given = options === undefined ? {} : asOptions(options, PLACES.cache.label)
+  const { memory, serializer, refresh, breaker } = given
+  /** @type {Record<string, unknown>} */
+  const rest = {}
+  for (const name in given) if (!CACHE_OPTIONS.includes(name) && !isStrayUnknown(given, name)) rest[name] = given[name]
+  return Object.freeze({
+    memory: memory === undefined ? MEMORY : parseSize('memory', memory, MIN_MEMORY),
+    serializer: Object.freeze(parseSerializer(serializer)),
+    refresh: Object.freeze(parseRefresh(refresh)),
+    breaker: breaker === false ? null : Object.freeze(parseBreaker(breaker)),
+    load: layer(rest, 'cache')
+  })
+}
+
+/**
+ * @param {object} given
+ * @param {string} name
+ * @returns {boolean}
+ */
+function isStrayUnknown(given, name) {
+  return GROUP[name] === undefined && isStray(given, name)
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Serializer}
+ */
+function parseSerializer(value) {
+  if (value === undefined || value === 'json') return { name: 'json', kind: 'json' }
+  if (value === 'v8') return { name: 'v8', kind: 'v8' }
+  const given = /** @type {any} */ (value)
+  if (typeof given === 'object' && given !== null) {
+    const { name, serialize, deserialize } = given
+    if (typeof serialize === 'function' && typeof deserialize === 'function') {
+      return {
+        name: parseName('serializer.name', name),
+        kind: 'custom',
+        serialize: one => serialize.call(given, one),
+        deserialize: bytes => deserialize.call(given, bytes)
+      }
+    }
+  }
+  throw invalidOption('serializer', value, "'json', 'v8', or { name, serialize(value), deserialize(bytes) }")
+}
+
+/**
+ * @param {unknown} value
+ * @returns {{ concurrency: number, maxQueued: number, retries: number, backoff: number, cooldown: number }}
+ */
+function parseRefresh(value) {
+  const given = value === undefined ? {} : inner('refresh', value, ['concurrency', 'maxQueued', 'retries', 'backoff', 'cooldown'])
+  const { concurrency = 10, maxQueued = 10_000, retries = 0, backoff = 100, cooldown = 1000 } = given
+  return {
+    concurrency: parseCount('refresh.concurrency', concurrency, 1, MOST),
+    maxQueued: parseCount('refresh.maxQueued', maxQueued, 1, MOST),
+    retries: parseCount('refresh.retries', retries, 0, MOST),
+    backoff: parseTimeout('refresh.backoff', backoff, true),
+    cooldown: parseTimeout('refresh.cooldown', cooldown, true)
+  }
+}
+
+/**
+ * @param {unknown} value
+ * @returns {{ threshold: number, timeout: number, failure: (error: unknown) => unknown }}
+ */
+function parseBreaker(value) {
+  const given = value === undefined ? {} : inner('breaker', value, ['threshold', 'timeout', 'failure'])
+  const { threshold = 5, timeout = 30_000, failure = everyError } = given
+  if (typeof failure !== 'function') throw invalidOption('breaker.failure', failure, 'a function of an error')
+  return {
+    threshold: parseCount('breaker.threshold', threshold, 1, MOST),
+    timeout: parseTimeout('breaker.timeout', timeout, true),
+    failure: failure === everyError ? everyError : error => failure.call(value, error)
+  }
+}
+
+function everyError() {
+  return true
+}
+
+/**
+ * @param {string} option
+ * @param {unknown} value
+ * @param {string[]} names
+ * @returns {Record<string, any>}
+ */
+function inner(option, value, names) {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const allowed = option === 'breaker' ? 'false, or an object' : 'an object'
+    throw invalidOption(option, value, `${allowed} with any of ${names.join(', ')}`)
+  }
+  const given = /** @type {Record<string, any>} */ (value)
+  for (const name in given) {
+    if (given[name] !== undefined && !names.includes(name) && !isStray(given, name)) {
+      throw unknownOption(`${option}.${name}`, PLACES.cache.label, `is not known; allowed: ${names.join(', ')}`)
+    }
+  }
+  return given
+}
