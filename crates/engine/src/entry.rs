@@ -136,6 +136,20 @@ impl Entry {
         Self(ThinArc::from_header_and_slice(header, &bytes))
     }
 
+    /// Moves an entry that nobody shares yet to another number and another moment; its ages count from there.
+    pub fn stamp(&mut self, seq: u64, now: Millis) {
+        self.0.with_arc_mut(|arc| {
+            if let Some(inner) = triomphe::Arc::get_mut(arc) {
+                let h = inner.header_mut();
+                let was = h.stored_at;
+                let moved = |moment: Millis| if moment == FOREVER { FOREVER } else { until(now, moment - was) };
+                (h.fresh_until, h.stale_until, h.error_until) =
+                    (moved(h.fresh_until), moved(h.stale_until), moved(h.error_until));
+                (h.seq, h.stored_at) = (seq, now);
+            }
+        });
+    }
+
     /// What is known of the entry.
     #[inline]
     pub fn header(&self) -> &Header {

@@ -6,11 +6,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod clock;
+pub mod engine;
 pub mod entry;
 pub mod error;
+pub mod invalidation;
 pub mod key;
 pub mod load;
 pub mod memory;
+pub mod scheduler;
 pub mod stats;
 #[allow(dead_code, unused_imports)] // until the memory tier stands on it
 mod sync;

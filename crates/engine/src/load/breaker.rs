@@ -229,6 +229,16 @@ pub struct OriginId(u32);
 impl OriginId {
     /// No breaker: every call is granted and nothing is recorded.
     pub const NONE: Self = Self(u32::MAX);
+
+    /// The number itself, to be handed out and taken back by [`OriginId::from_number`].
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The origin of that number; one that was never given out behaves as [`OriginId::NONE`].
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// The breakers of one cache, by origin; shared by its threads.

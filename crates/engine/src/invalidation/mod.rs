@@ -1,0 +1,3 @@
+//! What makes cached values invalid, and how everyone agrees on what came before what.
+
+pub mod log;

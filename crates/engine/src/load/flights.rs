@@ -1,0 +1,228 @@
+//! Flights: loads under way, at most one a key that anyone may join.
+//!
+//! A flight is *attached* while the table finds it under its key. A put or a delete of the key cuts it off: its callers
+//! still get their answer, but nobody joins it any more and what it brings is not stored. All that happens to one key
+//! (joining, cutting, storing what a flight brought) happens under that key's lock, [`FlightTable::lock`], so that a
+//! value can never be stored after the change that outdated it.
+//!
+//! ```text
+//!            refresh()                start()               settle() / fail()
+//!   (none) ───────────▶ Queued ─────────────────▶ Running ───────────────────▶ (none)
+//!      │                  │ ▲      failed, retries left │ │
+//!      │                  │ └───────────────────────────┘ │ put / delete          settle() / fail()
+//!      │                  │ put / delete / taken over     ├──────────────▶ Cut ───────────────────▶ (none)
+//!      │                  └──────────▶ (none)             │ hard timeout          fail()
+//!      │                                                  └──────────────▶ Expired ───────────────▶ (none)
+//!      └──────────────── begin() ───────────────────────▶ Running
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::clock::Millis;
+use crate::engine::ThreadId;
+use crate::entry::Entry;
+use crate::load::breaker::OriginId;
+use crate::load::queue::BatchId;
+use crate::memory::hash_key;
+
+/// Names a flight, in the whole process, for good. 0 names none.
+pub type Token = u64;
+
+static LAST_TOKEN: AtomicU64 = AtomicU64::new(0);
+
+/// What a flight is from its beginning to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The thread whose fetcher it runs.
+    pub thread: ThreadId,
+    /// The breaker it counts under.
+    pub origin: OriginId,
+    /// See [`crate::entry::Header::route`].
+    pub route: u16,
+    /// After this it fails; [`crate::clock::FOREVER`] for never.
+    pub hard_timeout: Millis,
+    /// The batch it is refreshed in, if it is a background refresh.
+    pub batch: Option<BatchId>,
+}
+
+/// A load under way.
+#[derive(Debug)]
+pub struct Flight {
+    pub token: Token,
+    pub key: Arc<[u8]>,
+    pub plan: Plan,
+    pub state: Mutex<FlightState>,
+}
+
+/// What changes in the course of a flight.
+#[derive(Debug)]
+pub struct FlightState {
+    pub phase: Phase,
+    /// The log's number seen before the fetcher began.
+    pub seq: u64,
+    /// When the fetcher began, in nanoseconds of the engine's clock.
+    pub started: u64,
+    /// The copy in hand when the fetcher began.
+    pub stale: Option<Entry>,
+    /// Whether this flight answers for a permit of the breaker, and whether that one is the trial.
+    pub permit: Option<bool>,
+    /// When each waiting caller came, in nanoseconds of the engine's clock.
+    pub waiting: Vec<u64>,
+}
+
+/// See the picture at the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Queued,
+    Running,
+    Cut,
+    Expired,
+}
+
+impl Flight {
+    /// A flight of `key` in `phase`, with a token of its own.
+    pub fn new(key: &[u8], plan: Plan, phase: Phase, seq: u64, started: u64) -> Arc<Self> {
+        Arc::new(Self {
+            token: LAST_TOKEN.fetch_add(1, Ordering::Relaxed) + 1,
+            key: key.into(),
+            plan,
+            state: Mutex::new(FlightState { phase, seq, started, stale: None, permit: None, waiting: Vec::new() }),
+        })
+    }
+}
+
+type KeyMap = HashMap<Arc<[u8]>, Arc<Flight>, PreHashed>;
+
+/// The flights of one cache, by key and by token.
+#[derive(Debug)]
+pub struct FlightTable {
+    shards: Box<[Mutex<KeyMap>]>,
+    by_token: DashMap<Token, Arc<Flight>, PreHashed>,
+}
+
+/// How many locks the keys share. A lock is held for well under a microsecond, or for one insert into the memory tier.
+const SHARDS: usize = 64;
+
+impl Default for FlightTable {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), by_token: DashMap::with_hasher(PreHashed) }
+    }
+}
+
+/// The lock of one key, which some other keys share.
+pub struct KeyLock<'a> {
+    flights: &'a FlightTable,
+    map: MutexGuard<'a, KeyMap>,
+    key: &'a [u8],
+}
+
+impl FlightTable {
+    /// Locks a key. Nothing else may be locked by this thread but what comes after it: the queue, the breaker, the memory
+    /// tier, timers, a flight's state.
+    pub fn lock<'a>(&'a self, key: &'a [u8]) -> KeyLock<'a> {
+        let shard = (hash_key(key) >> 32) as usize % SHARDS;
+        KeyLock { flights: self, map: self.shards[shard].lock(), key }
+    }
+
+    /// Whether a flight is attached to the key, queued or running.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.lock(key).attached().is_some()
+    }
+
+    /// The flight of that token, unless it has ended.
+    pub fn by_token(&self, token: Token) -> Option<Arc<Flight>> {
+        self.by_token.get(&token).map(|f| Arc::clone(&f))
+    }
+
+    /// Whether the flight of that token has not ended.
+    pub fn is_alive(&self, token: Token) -> bool {
+        self.by_token.contains_key(&token)
+    }
+
+    /// Ends a flight: its token names nothing from now on. None if it had ended before.
+    pub fn end(&self, token: Token) -> Option<Arc<Flight>> {
+        self.by_token.remove(&token).map(|(_, flight)| flight)
+    }
+
+    /// How many flights have not ended, detached ones included.
+    pub fn len(&self) -> usize {
+        self.by_token.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_token.is_empty()
+    }
+}
+
+impl KeyLock<'_> {
+    /// The flight attached to the key.
+    pub fn attached(&self) -> Option<&Arc<Flight>> {
+        self.map.get(self.key)
+    }
+
+    /// Attaches a flight, the key having none.
+    pub fn attach(&mut self, flight: &Arc<Flight>) {
+        self.flights.by_token.insert(flight.token, Arc::clone(flight));
+        self.map.insert(Arc::clone(&flight.key), Arc::clone(flight));
+    }
+
+    /// Attaches again a flight that has not ended, the key having none.
+    pub fn reattach(&mut self, flight: &Arc<Flight>) {
+        self.map.insert(Arc::clone(&flight.key), Arc::clone(flight));
+    }
+
+    /// Detaches whatever is attached.
+    pub fn detach(&mut self) -> Option<Arc<Flight>> {
+        self.map.remove(self.key)
+    }
+
+    /// Detaches `flight` if it is the one attached, and says whether it was.
+    pub fn detach_if(&mut self, flight: &Flight) -> bool {
+        let attached = self.attached().is_some_and(|f| f.token == flight.token);
+        if attached {
+            self.map.remove(self.key);
+        }
+        attached
+    }
+}
+
+/// Hashes keys as the memory tier does, and tokens by multiplication: both are spread well and neither is chosen freely
+/// by an attacker within one cache's few flights.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PreHashed;
+
+/// See [`PreHashed`].
+#[derive(Debug, Default)]
+pub struct FlightHasher(u64);
+
+impl std::hash::BuildHasher for PreHashed {
+    type Hasher = FlightHasher;
+
+    fn build_hasher(&self) -> FlightHasher {
+        FlightHasher::default()
+    }
+}
+
+impl std::hash::Hasher for FlightHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 ^= hash_key(bytes);
+    }
+
+    fn write_usize(&mut self, _length: usize) {
+        // The length prefix of a slice adds nothing: a key is the only thing hashed.
+    }
+
+    fn write_u64(&mut self, token: u64) {
+        self.0 ^= token.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
