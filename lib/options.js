@@ -2,12 +2,12 @@
 /**
  * Options: what users write, checked and turned into plain numbers.
  *
- * Promises: every wrong name or value is refused with ERR_KVCACHE_INVALID_OPTION, naming the option, what was given and
- * what is allowed; `undefined` counts as not given. What comes out has one hidden class, milliseconds and bytes only, and
- * shares nothing that the user can change later.
+ * Promises: every wrong name or value is refused with ERR_KVCACHE_INVALID_OPTION, naming the option, what was given
+ * and what is allowed; `undefined` counts as not given. What comes out has one hidden class, milliseconds and bytes
+ * only, and shares nothing that the user can change later.
  *
- * A layer is one place where options are given: the constructor, a define(), a call, context.set(). {@link resolve} merges
- * them, later over earlier, and puts the defaults below all.
+ * A layer is one place where options are given: the constructor, a define(), a call, context.set(). {@link resolve}
+ * merges them, later over earlier, and puts the defaults below all.
  */
 import { invalidOption, unknownOption } from './errors.js'
 
@@ -60,7 +60,8 @@ function duration(text) {
  * @returns {number}
  */
 function whole(ms) {
-  return ms > Number.MAX_SAFE_INTEGER ? Infinity : Math.round(ms)
+  // Adding 0 makes 0 of -0.
+  return ms > Number.MAX_SAFE_INTEGER ? Infinity : Math.round(ms) + 0
 }
 
 /**
@@ -157,7 +158,8 @@ function parseMetadata(value) {
   if (text.length * 3 > MAX_METADATA_BYTES) {
     const bytes = Buffer.byteLength(text)
     if (bytes > MAX_METADATA_BYTES) {
-      throw invalidOption('metadata', value, `at most ${MAX_METADATA_BYTES} bytes of UTF-8 as JSON text; this has ${bytes}`)
+      const allowed = `at most ${MAX_METADATA_BYTES} bytes of UTF-8 as JSON text; this has ${bytes}`
+      throw invalidOption('metadata', value, allowed)
     }
   }
   return text
@@ -389,8 +391,8 @@ function unknown(name, where) {
  */
 
 /**
- * Merges layers, later over earlier, over the defaults: maxAge 300 s; staleAge the larger of 3600 s and maxAge, and never
- * below maxAge; staleIfError as staleAge; jitter 0; no softTimeout; hardTimeout 30 s; no metadata.
+ * Merges layers, later over earlier, over the defaults: maxAge 300 s; staleAge the larger of 3600 s and maxAge, and
+ * never below maxAge; staleIfError as staleAge; jitter 0; no softTimeout; hardTimeout 30 s; no metadata.
  * @param {...Readonly<Layer>} layers
  * @returns {Resolved}
  */
@@ -443,11 +445,27 @@ export function agesOf(resolved, random = Math.random) {
  */
 
 /**
+ * @typedef {object} Refresh
+ * @property {number} concurrency
+ * @property {number} maxQueued
+ * @property {number} retries
+ * @property {number} backoff milliseconds
+ * @property {number} cooldown milliseconds
+ */
+
+/**
+ * @typedef {object} Breaker
+ * @property {number} threshold
+ * @property {number} timeout milliseconds
+ * @property {(error: unknown) => unknown} failure
+ */
+
+/**
  * @typedef {object} CacheOptions
  * @property {number} memory bytes
  * @property {Readonly<Serializer>} serializer
- * @property {Readonly<{ concurrency: number, maxQueued: number, retries: number, backoff: number, cooldown: number }>} refresh
- * @property {Readonly<{ threshold: number, timeout: number, failure: (error: unknown) => unknown }> | null} breaker
+ * @property {Readonly<Refresh>} refresh
+ * @property {Readonly<Breaker> | null} breaker null for none
  * @property {Readonly<Layer>} load
  */
 
@@ -507,10 +525,11 @@ function parseSerializer(value) {
 
 /**
  * @param {unknown} value
- * @returns {{ concurrency: number, maxQueued: number, retries: number, backoff: number, cooldown: number }}
+ * @returns {Refresh}
  */
 function parseRefresh(value) {
-  const given = value === undefined ? {} : inner('refresh', value, ['concurrency', 'maxQueued', 'retries', 'backoff', 'cooldown'])
+  const names = ['concurrency', 'maxQueued', 'retries', 'backoff', 'cooldown']
+  const given = value === undefined ? {} : inner('refresh', value, names)
   const { concurrency = 10, maxQueued = 10_000, retries = 0, backoff = 100, cooldown = 1000 } = given
   return {
     concurrency: parseCount('refresh.concurrency', concurrency, 1, MOST),
@@ -523,7 +542,7 @@ function parseRefresh(value) {
 
 /**
  * @param {unknown} value
- * @returns {{ threshold: number, timeout: number, failure: (error: unknown) => unknown }}
+ * @returns {Breaker}
  */
 function parseBreaker(value) {
   const given = value === undefined ? {} : inner('breaker', value, ['threshold', 'timeout', 'failure'])

@@ -2,9 +2,9 @@
 /**
  * Values: between what users hold and what the engine stores.
  *
- * Promises: strings and bytes are stored as they are under any serializer; everything else goes through it. What decode()
- * gives shares no memory with what was encoded, nor with what any other decode() gave (I7). freeze() tells whether a
- * decoded value can no longer be changed by whoever holds it, so that it may be given to more than one caller.
+ * Promises: strings and bytes are stored as they are under any serializer; everything else goes through it. What
+ * decode() gives shares no memory with what was encoded, nor with what any other decode() gave (I7). freeze() tells
+ * whether a decoded value can no longer be changed by anyone, so that it may be given to more than one caller.
  */
 import { DefaultDeserializer, DefaultSerializer } from 'node:v8'
 import { types } from 'node:util'
@@ -63,15 +63,13 @@ export function encode(value, serializer, key) {
 }
 
 /**
- * Whether it is an ArrayBuffer, a SharedArrayBuffer or a view of one. Plain objects and arrays, the usual case, are told
- * by their prototype; the rest is asked for its internal slots, which no user code can fake or intercept.
+ * Whether it is an ArrayBuffer, a SharedArrayBuffer or a view of one, asked of its internal slots, which no user code
+ * can fake or intercept.
  * @param {object} value
  * @returns {value is ArrayBufferLike | ArrayBufferView}
  */
 function isBinary(value) {
-  if (ArrayBuffer.isView(value)) return true
-  if (Array.isArray(value)) return false
-  return types.isAnyArrayBuffer(value)
+  return ArrayBuffer.isView(value) || types.isAnyArrayBuffer(value)
 }
 
 /**
@@ -88,7 +86,8 @@ function encodeBinary(value, serializer, key) {
   switch (serializer.kind) {
     case 'json': {
       const name = Object.prototype.toString.call(value).slice(8, -1)
-      throw invalidValue(key, `is a ${name}, which JSON cannot carry; use Uint8Array, ArrayBuffer or the serializer 'v8'`)
+      const instead = "Uint8Array, ArrayBuffer or the serializer 'v8'"
+      throw invalidValue(key, `is of type ${name}, which JSON cannot carry; use ${instead}`)
     }
     case 'v8':
       return encodeV8(value, key)
@@ -255,7 +254,7 @@ export function decode(kind, data, serializer, key) {
  * @returns {unknown}
  */
 function decodeCustom(data, { name, deserialize }, key) {
-  if (deserialize === undefined) throw serializeFailed(key, name, 'deserialize', undefined, 'did not write it: another serializer did')
+  if (deserialize === undefined) throw serializeFailed(key, name, 'deserialize', undefined, 'is not who wrote it')
   try {
     return deserialize(data)
   } catch (cause) {
@@ -319,7 +318,7 @@ const DEEP = 64
  * Freezes a decoded value in place, however deep. Cycles and shared parts are fine.
  *
  * True: nobody can change it any more. False: something in it cannot be made immutable (Map, Set, Date, RegExp, bytes,
- * Error, instances of classes, functions, accessors), so it must not be given to two callers; parts of it may be frozen.
+ * Error, instances of classes, functions, accessors), so it must not be given to two callers; parts may be frozen.
  * @param {unknown} value
  * @param {number} [kind] what it was decoded from; without it nothing is taken for granted
  * @returns {boolean}
@@ -367,8 +366,8 @@ function freezeTree(node, depth) {
 }
 
 /**
- * Any graph, without recursion. A node found frozen may still hold what is not, so it is walked too, but only once: it is
- * then remembered. Nodes frozen here and met again are walked a second time at most.
+ * Any graph, without recursion. A node found frozen may still hold what is not, so it is walked too, but only once: it
+ * is then remembered. Nodes frozen here and met again are walked a second time at most.
  * @param {object} root
  * @param {boolean} strict whether accessors, symbols, hidden properties and proxies are to be expected
  * @returns {boolean}
