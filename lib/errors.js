@@ -2,9 +2,9 @@
 /**
  * The errors of kvcache: one class, a stable `code` on each, and a factory for every kind.
  *
- * Promises: a message names what it is about (the key, shortened to 64 characters; the option; the event) and what would
- * have been allowed. Rendering a value for a message never runs user code that could throw out of here, never takes
- * long, and never puts more than a line of it into the message. A fetcher's own error is never wrapped by these.
+ * Promises: a message names what it is about (the key, shortened to 64 characters; the option; the event) and what
+ * would have been allowed. Rendering a value for a message never throws, never takes long, and never puts more than a
+ * line of it into the message. A fetcher's own error is never wrapped by these.
  */
 
 /** Most characters (code points) of a key, or of a string given as an option, that a message repeats. */
@@ -117,7 +117,8 @@ function keyText(key) {
  */
 export function invalidOption(name, value, allowed, cause) {
   const fields = cause === undefined ? { option: name } : { option: name, cause }
-  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', `option '${name}' is ${show(value)}; allowed: ${allowed}`, fields)
+  const message = `option '${name}' is ${show(value)}; allowed: ${allowed}`
+  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', message, fields)
 }
 
 /**
@@ -128,7 +129,8 @@ export function invalidOption(name, value, allowed, cause) {
  * @returns {KvCacheError}
  */
 export function unknownOption(name, where, why) {
-  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', `option '${shorten(name)}' of ${where} ${why}`, { option: name })
+  const message = `option '${shorten(name)}' of ${where} ${why}`
+  return new KvCacheError('ERR_KVCACHE_INVALID_OPTION', message, { option: name })
 }
 
 /**
@@ -205,7 +207,8 @@ export function timeout(key, ms, what) {
  */
 export function circuitOpen(key, origin, nextAttempt) {
   const at = Math.abs(nextAttempt) <= 8.64e15 ? new Date(nextAttempt).toISOString() : String(nextAttempt)
-  const message = `${keyText(key)} was not fetched: the circuit of origin '${shorten(origin)}' is open, next attempt ${at}`
+  const circuit = `the circuit of origin '${shorten(origin)}' is open`
+  const message = `${keyText(key)} was not fetched: ${circuit}, next attempt ${at}`
   return new KvCacheError('ERR_KVCACHE_CIRCUIT_OPEN', message, { key, origin, nextAttempt })
 }
 
@@ -228,7 +231,8 @@ export function closed() {
  */
 export function serializeFailed(key, serializer, direction, cause, why) {
   const did = why ?? `threw ${causeText(cause)}`
-  const message = `the serializer '${shorten(serializer)}' could not ${direction} the value of ${keyText(key)}: it ${did}`
+  const who = `the serializer '${shorten(serializer)}'`
+  const message = `${who} could not ${direction} the value of ${keyText(key)}: it ${did}`
   const fields = why === undefined ? { key, serializer, cause } : { key, serializer }
   return new KvCacheError('ERR_KVCACHE_SERIALIZE', message, fields)
 }
@@ -254,7 +258,8 @@ export function recursion(key, ...through) {
  * @returns {KvCacheError}
  */
 export function listener(event, cause) {
-  return new KvCacheError('ERR_KVCACHE_LISTENER', `a listener of '${event}' threw ${causeText(cause)}`, { event, cause })
+  const message = `a listener of '${event}' threw ${causeText(cause)}`
+  return new KvCacheError('ERR_KVCACHE_LISTENER', message, { event, cause })
 }
 
 /**

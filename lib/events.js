@@ -16,15 +16,20 @@ export const EVENTS = Object.freeze(/** @type {const} */ (['evict', 'refresh', '
 /** @typedef {(typeof EVENTS)[number]} EventName */
 /** @typedef {{ fn: Function, removed: boolean }} Listener */
 
+/**
+ * @typedef {object} Hooks neither may throw
+ * @property {(cause: unknown) => void} [onFailure] a listener failed, with what it threw
+ * @property {(event: EventName, listening: boolean) => void} [onListening] an event got its first listener or lost its
+ *   last
+ */
+
 /** @type {readonly Listener[]} */
 const NONE = Object.freeze([])
 
 /** Listeners of one cache. */
 export class Emitter {
   /**
-   * @param {{ onFailure?: (cause: unknown) => void, onListening?: (event: EventName, listening: boolean) => void }} [hooks]
-   *   onFailure: a listener failed, with what it threw. onListening: an event got its first listener or lost its last.
-   *   Neither may throw.
+   * @param {Hooks} [hooks]
    */
   constructor(hooks = {}) {
     this.hooks = hooks
@@ -121,5 +126,5 @@ export class Emitter {
  * @returns {value is PromiseLike<unknown>}
  */
 function isThenable(value) {
-  return value !== null && (typeof value === 'object' || typeof value === 'function') && typeof value.then === 'function'
+  return (typeof value === 'object' || typeof value === 'function') && typeof value?.then === 'function'
 }

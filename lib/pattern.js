@@ -3,9 +3,9 @@
  * Target patterns: '*' stands for any run of characters (none and ':' included), '\*' for a star, '\\' for a backslash;
  * nothing else is special, and a pattern covers the whole key.
  *
- * Promises: no regular expression is built, so no pattern can make matching back-track: the literal parts are looked for
- * once each, from left to right, leftmost first. That is right because a part found earlier never leaves less room for
- * what follows. Patterns and keys hold no lone surrogates, so comparing UTF-16 units is comparing characters.
+ * Promises: no regular expression is built, so no pattern can make matching back-track: the literal parts are looked
+ * for once each, from left to right, leftmost first. That is right because a part found earlier never leaves less room
+ * for what follows. Patterns and keys hold no lone surrogates, so comparing UTF-16 units is comparing characters.
  */
 import { MAX_KEY_BYTES, invalidOption } from './errors.js'
 
@@ -17,7 +17,7 @@ const ALLOWED =
 export class Pattern {
   /**
    * @param {string} source
-   * @param {readonly string[]} parts the literal text before, between and after the stars; one part when there is no star
+   * @param {readonly string[]} parts the literal text before, between and after the stars; one part without a star
    */
   constructor(source, parts) {
     /** As it was written. */
@@ -56,8 +56,8 @@ export class Pattern {
 }
 
 /**
- * Parses a pattern; throws ERR_KVCACHE_INVALID_OPTION for what is none: no string, empty, a backslash before anything but
- * '*' and '\', a lone surrogate, or literal text that is longer than any key.
+ * Parses a pattern; throws ERR_KVCACHE_INVALID_OPTION for what is none: no string, empty, a backslash before anything
+ * but '*' and '\', a lone surrogate, or literal text that is longer than any key.
  * @param {unknown} source
  * @param {string} [name] what the message calls it
  * @returns {Pattern}
