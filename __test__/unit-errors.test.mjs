@@ -8,7 +8,8 @@ import * as errors from '../lib/errors.js'
 const { KvCacheError, shorten, show, whyInvalidKey } = errors
 
 /** Any string of UTF-16 units, lone surrogates included. */
-const utf16 = maxLength => fc.array(fc.oneof(fc.nat(0xffff), fc.integer({ min: 0xd7ff, max: 0xe000 }), fc.nat(0x7f)), { maxLength, size: 'max' })
+const utf16 = maxLength => fc.array(fc.oneof(fc.nat(0xffff), fc.integer({ min: 0xd7ff, max: 0xe000 }), fc.nat(0x7f)),
+  { maxLength, size: 'max' })
   .map(units => String.fromCharCode(...units))
 
 describe('KvCacheError', () => {
@@ -88,14 +89,16 @@ describe('show', () => {
   }
 
   it('never throws and stays short', () => {
-    fc.assert(fc.property(fc.anything({ withBigInt: true, withDate: true, withMap: true, withTypedArray: true }), value => {
+    fc.assert(fc.property(fc.anything({ withBigInt: true, withDate: true, withMap: true, withTypedArray: true }),
+      value => {
       assert.ok(show(value).length < 500)
     }))
   })
 })
 
 describe('whyInvalidKey', () => {
-  for (const key of ['a', '__proto__', 'constructor', '0', '😀', 'é'.repeat(256), 'a'.repeat(512), '\u0000', '😀'.repeat(128)]) {
+  for (const key of ['a', '__proto__', 'constructor', '0', '😀', 'é'.repeat(256), 'a'.repeat(512), '\u0000',
+    '😀'.repeat(128)]) {
     it(`allows ${shorten(key)}`, () => assert.equal(whyInvalidKey(key), undefined))
   }
   for (const [key, why] of [
@@ -179,7 +182,8 @@ describe('the factories', () => {
   it('survive causes of any kind', () => {
     const hostile = new Error('x')
     Object.defineProperty(hostile, 'message', { get() { throw new Error('no') } })
-    for (const thrown of [undefined, null, 'text', 5n, Symbol('s'), hostile, {}, new Proxy({}, { getPrototypeOf() { throw 1 } })]) {
+    for (const thrown of [undefined, null, 'text', 5n, Symbol('s'), hostile, {},
+      new Proxy({}, { getPrototypeOf() { throw 1 } })]) {
       const error = errors.listener('refresh', thrown)
       assert.equal(error.code, 'ERR_KVCACHE_LISTENER')
       assert.equal(error.cause, thrown)

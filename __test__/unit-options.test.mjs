@@ -11,12 +11,14 @@ const refused = { code: 'ERR_KVCACHE_INVALID_OPTION' }
 const HOUR = 3_600_000
 
 /** A value of every type that is never an age, timeout or size. */
-const NEVER = [null, true, {}, [], [5], () => 5, Symbol('s'), 5n, NaN, '', ' ', '5', '5 s', ' 5s', '5s ', '5S', '5sec', 's', '-5s', '+5s',
+const NEVER = [null, true, {}, [], [5], () => 5, Symbol('s'), 5n, NaN, '', ' ', '5', '5 s', ' 5s', '5s ', '5S',
+  '5sec', 's', '-5s', '+5s',
   '.5s', '5.s', '1e3s', '0x5s', '5w', '5y', '1h30m', 'Infinity', '5s\n', '٥s', new Date(), new Number(5)]
 
 describe('parseAge', () => {
   for (const [value, ms] of [
-    [0, 0], [-0, 0], [1, 1000], [0.25, 250], [0.0004, 0], [0.0006, 1], [300, 300_000], [Infinity, Infinity], [1e300, Infinity],
+    [0, 0], [-0, 0], [1, 1000], [0.25, 250], [0.0004, 0], [0.0006, 1], [300, 300_000], [Infinity, Infinity],
+      [1e300, Infinity],
     ['0s', 0], ['250ms', 250], ['30s', 30_000], ['5m', 300_000], ['1h', HOUR], ['7d', 168 * HOUR], ['1.5h', 1.5 * HOUR],
     ['0.5ms', 1], ['007s', 7000], [`${'9'.repeat(400)}d`, Infinity]
   ]) {
@@ -26,7 +28,8 @@ describe('parseAge', () => {
     it(`refuses ${show(value)}`, () => assert.throws(() => parseAge('maxAge', value), { ...refused, option: 'maxAge' }))
   }
   it('says what is allowed', () => {
-    assert.throws(() => parseAge('maxAge', '5 s'), /option 'maxAge' is '5 s'; allowed: .*seconds.*'250ms' '30s' '5m' '1h' '7d'/)
+    const message = /option 'maxAge' is '5 s'; allowed: .*seconds.*'250ms' '30s' '5m' '1h' '7d'/
+    assert.throws(() => parseAge('maxAge', '5 s'), { message })
   })
   it('gives whole milliseconds that number and string agree on', () => {
     fc.assert(fc.property(fc.integer({ min: 0, max: 1e9 }), n => {
@@ -38,7 +41,8 @@ describe('parseAge', () => {
 
 describe('parseTimeout', () => {
   for (const [value, ms] of [
-    [1, 1], [0.2, 1], [1.4, 1], [30_000, 30_000], [Infinity, Infinity], [2 ** 31, 2 ** 31], ['250ms', 250], ['0.1ms', 1], ['2s', 2000]
+    [1, 1], [0.2, 1], [1.4, 1], [30_000, 30_000], [Infinity, Infinity], [2 ** 31, 2 ** 31], ['250ms', 250],
+      ['0.1ms', 1], ['2s', 2000]
   ]) {
     it(`reads ${show(value)} as ${ms} ms`, () => assert.equal(parseTimeout('hardTimeout', value), ms))
   }
@@ -60,8 +64,10 @@ describe('parseSize', () => {
   ]) {
     it(`reads ${show(value)} as ${bytes} bytes`, () => assert.equal(parseSize('memory', value), bytes))
   }
-  for (const value of [...NEVER, 0, -1, 1.5, Infinity, 2 ** 53, '0b', '0kb', '1.5b', '0.0001kb', '1KB', '1k', '1kib', '9007199254740992b']) {
-    it(`refuses ${show(value)}`, () => assert.throws(() => parseSize('memory', value), { ...refused, option: 'memory' }))
+  for (const value of [...NEVER, 0, -1, 1.5, Infinity, 2 ** 53, '0b', '0kb', '1.5b', '0.0001kb', '1KB', '1k', '1kib',
+    '9007199254740992b']) {
+    it(`refuses ${show(value)}`, () => assert.throws(() => parseSize('memory', value),
+      { ...refused, option: 'memory' }))
   }
   it('holds to a least size and names it', () => {
     assert.equal(parseSize('memory', 1024, 1024), 1024)
@@ -90,7 +96,8 @@ describe('layer', () => {
     it(`takes in ${where} exactly ${names.join(', ')}`, () => {
       for (const [name, value] of Object.entries(good)) {
         if (names.includes(name)) assert.notEqual(layer({ [name]: value }, where)[name], undefined)
-        else assert.throws(() => layer({ [name]: value }, where), { ...refused, option: name, message: /does not belong there/ })
+        else assert.throws(() => layer({ [name]: value }, where),
+          { ...refused, option: name, message: /does not belong there/ })
       }
     })
   }
@@ -98,7 +105,8 @@ describe('layer', () => {
   it('gives milliseconds, and JSON text for metadata', () => {
     const { signal } = good
     assert.deepEqual({ ...layer(good, 'wrap') }, {
-      maxAge: 1000, staleAge: 2000, staleIfError: 3000, jitter: 0.5, metadata: '{"a":1}', softTimeout: 4, hardTimeout: 5,
+      maxAge: 1000, staleAge: 2000, staleIfError: 3000, jitter: 0.5, metadata: '{"a":1}', softTimeout: 4,
+        hardTimeout: 5,
       origin: 'db', signal, forceFresh: true, key: good.key
     })
   })
@@ -122,7 +130,8 @@ describe('layer', () => {
     for (const name of ['maxage', 'ttl', '', '0', 'toString', '__proto__x', 'memory']) {
       assert.throws(() => layer({ [name]: 1 }, 'get'), { ...refused, option: name })
     }
-    assert.throws(() => layer({ ttl: 1 }, 'put'), /'ttl' of put\(\) is not known; allowed: maxAge, staleAge, staleIfError, jitter, metadata$/)
+    const message = /'ttl' of put\(\) is not known; allowed: maxAge, staleAge, staleIfError, jitter, metadata$/
+    assert.throws(() => layer({ ttl: 1 }, 'put'), { message })
     assert.throws(() => layer(JSON.parse('{"__proto__":1}'), 'get'), { ...refused, option: '__proto__' })
   })
 
@@ -175,7 +184,8 @@ describe('layer', () => {
     }
     const cycle = {}
     cycle.self = cycle
-    for (const metadata of [cycle, 5n, { a: 5n }, () => 1, Symbol('s'), { toJSON() { throw new Error('x') } }, { toJSON() {} }]) {
+    for (const metadata of [cycle, 5n, { a: 5n }, () => 1, Symbol('s'), { toJSON() { throw new Error('x') } },
+      { toJSON() {} }]) {
       it(`refuses ${show(metadata)}`, () => {
         assert.throws(() => layer({ metadata }, 'put'), { ...refused, option: 'metadata', message: /JSON/ })
       })
@@ -194,7 +204,8 @@ describe('layer', () => {
       assert.equal(layer({ signal: foreign }, 'get').signal, foreign)
     })
     for (const signal of [null, {}, 5, 'abort', new AbortController(), { aborted: true }, new EventTarget()]) {
-      it(`refuses ${show(signal)}`, () => assert.throws(() => layer({ signal }, 'get'), { ...refused, option: 'signal' }))
+      it(`refuses ${show(signal)}`, () => assert.throws(() => layer({ signal }, 'get'),
+        { ...refused, option: 'signal' }))
     }
   })
 
@@ -202,7 +213,8 @@ describe('layer', () => {
     assert.equal(layer({ forceFresh: false }, 'get').forceFresh, false)
     for (const forceFresh of [1, 0, 'true', null]) assert.throws(() => layer({ forceFresh }, 'get'), refused)
     assert.equal(layer({ origin: 'x'.repeat(256) }, 'get').origin?.length, 256)
-    for (const origin of ['', 'x'.repeat(257), 5, null, '\ud800']) assert.throws(() => layer({ origin }, 'get'), refused)
+    for (const origin of ['', 'x'.repeat(257), 5, null, '\ud800']) assert.throws(() => layer({ origin }, 'get'),
+      refused)
     for (const key of ['k', null]) assert.throws(() => layer({ key }, 'wrap'), { ...refused, option: 'key' })
   })
 
@@ -224,13 +236,15 @@ describe('resolve', () => {
 
   it('has the documented defaults', () => {
     assert.deepEqual(resolve(), {
-      maxAge: 300_000, staleAge: HOUR, staleIfError: HOUR, jitter: 0, softTimeout: Infinity, hardTimeout: 30_000, metadata: ''
+      maxAge: 300_000, staleAge: HOUR, staleIfError: HOUR, jitter: 0, softTimeout: Infinity, hardTimeout: 30_000,
+        metadata: ''
     })
     assert.deepEqual(resolve(EMPTY, EMPTY), resolve())
   })
 
   it('lets a later layer win, option by option', () => {
-    const merged = of({ maxAge: 1, jitter: 0.1, softTimeout: 5 }, { maxAge: 2, metadata: 1 }, {}, { hardTimeout: 9, metadata: null })
+    const merged = of({ maxAge: 1, jitter: 0.1, softTimeout: 5 }, { maxAge: 2, metadata: 1 }, {},
+      { hardTimeout: 9, metadata: null })
     assert.deepEqual(merged, {
       maxAge: 2000, staleAge: HOUR, staleIfError: HOUR, jitter: 0.1, softTimeout: 5, hardTimeout: 9, metadata: 'null'
     })
@@ -317,12 +331,14 @@ describe('cacheOptions', () => {
 
   it('refuses by name what comes in a later version', () => {
     for (const name of ['name', 'near', 'compression', 'tiers', 'tags', 'dependsOn']) {
-      assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name, message: /not available in this version/ })
+      assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name,
+        message: /not available in this version/ })
     }
   })
 
   it('refuses what belongs elsewhere or nowhere', () => {
-    assert.throws(() => cacheOptions({ metadata: 1 }), { ...refused, message: /does not belong there; allowed: memory, serializer/ })
+    assert.throws(() => cacheOptions({ metadata: 1 }), { ...refused,
+      message: /does not belong there; allowed: memory, serializer/ })
     for (const name of ['origin', 'signal', 'forceFresh', 'key', 'ttl', '__proto__x']) {
       assert.throws(() => cacheOptions({ [name]: 1 }), { ...refused, option: name })
     }
@@ -352,10 +368,12 @@ describe('cacheOptions', () => {
 
   it('takes every part of refresh and breaker', () => {
     const refresh = { concurrency: 1, maxQueued: 2, retries: 3, backoff: '4ms', cooldown: '5s' }
-    assert.deepEqual(cacheOptions({ refresh }).refresh, { concurrency: 1, maxQueued: 2, retries: 3, backoff: 4, cooldown: 5000 })
+    assert.deepEqual(cacheOptions({ refresh }).refresh, { concurrency: 1, maxQueued: 2, retries: 3, backoff: 4,
+      cooldown: 5000 })
     const breaker = { threshold: 1, timeout: '1m', failure(error) { return this === breaker && error === 7 } }
     const parsed = cacheOptions({ breaker }).breaker
-    assert.deepEqual([parsed?.threshold, parsed?.timeout, parsed?.failure(7), parsed?.failure(8)], [1, 60_000, true, false])
+    assert.deepEqual([parsed?.threshold, parsed?.timeout, parsed?.failure(7), parsed?.failure(8)],
+      [1, 60_000, true, false])
   })
 
   it('calls a custom serializer as a method of the object it came in', () => {

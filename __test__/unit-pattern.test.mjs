@@ -58,7 +58,8 @@ describe('parsePattern', () => {
     })
   }
 
-  for (const source of ['', '\\', 'a\\', 'a\\b', '\\:*', 'a*\\', '\ud800*', 'a\udc00', 'x'.repeat(513), `${'é'.repeat(257)}*`, 5, null, undefined, {}]) {
+  for (const source of ['', '\\', 'a\\', 'a\\b', '\\:*', 'a*\\', '\ud800*', 'a\udc00', 'x'.repeat(513),
+    `${'é'.repeat(257)}*`, 5, null, undefined, {}]) {
     it(`refuses ${JSON.stringify(source)?.slice(0, 40)}`, () => {
       assert.throws(() => parsePattern(source), refused)
       assert.throws(() => parsePattern(source, 'target'), { ...refused, option: 'target' })

@@ -90,7 +90,8 @@ describe('Routes', () => {
   it('agrees with trying every pattern in order of preference', () => {
     const char = fc.constantFrom('a', 'b', ':', '*', '\\*')
     const source = fc.array(char, { minLength: 1, maxLength: 6 }).map(chars => chars.join(''))
-    const key = fc.array(fc.constantFrom('a', 'b', ':', '*'), { minLength: 1, maxLength: 8 }).map(chars => chars.join(''))
+    const key = fc.array(fc.constantFrom('a', 'b', ':', '*'), { minLength: 1,
+      maxLength: 8 }).map(chars => chars.join(''))
     fc.assert(fc.property(fc.array(source, { maxLength: 20 }), fc.array(key, { maxLength: 20 }), (sources, keys) => {
       const routes = routesOf(...sources)
       const latest = [...new Set(sources.toReversed())].map(one => parsePattern(one))

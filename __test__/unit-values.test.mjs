@@ -49,7 +49,8 @@ describe('encode', () => {
 
     for (const value of [undefined, () => 1, class {}, Symbol('s')]) {
       it(`refuses ${show(value)} under ${name}`, () => {
-        assert.throws(() => encode(value, serializer, 'user:1'), { code: 'ERR_KVCACHE_INVALID_VALUE', key: 'user:1', message: /'user:1'/ })
+        assert.throws(() => encode(value, serializer, 'user:1'),
+          { code: 'ERR_KVCACHE_INVALID_VALUE', key: 'user:1', message: /'user:1'/ })
       })
     }
 
@@ -67,8 +68,10 @@ describe('encode', () => {
   }
 
   for (const [value, text] of [
-    [null, 'null'], [NaN, 'null'], [-0, '0'], [true, 'true'], [1.5, '1.5'], [[], '[]'], [{ a: undefined, b: [undefined] }, '{"b":[null]}'],
-    [new Date(0), '"1970-01-01T00:00:00.000Z"'], [new Map([[1, 2]]), '{}'], [Object('boxed'), '"boxed"'], [['\ud800'], '["\\ud800"]'],
+    [null, 'null'], [NaN, 'null'], [-0, '0'], [true, 'true'], [1.5, '1.5'], [[], '[]'],
+    [{ a: undefined, b: [undefined] }, '{"b":[null]}'],
+    [new Date(0), '"1970-01-01T00:00:00.000Z"'], [new Map([[1, 2]]), '{}'], [Object('boxed'), '"boxed"'],
+    [['\ud800'], '["\\ud800"]'],
     [JSON.parse('{"__proto__":1,"constructor":2}'), '{"__proto__":1,"constructor":2}'], [Object.create(null), '{}'],
     [{ toJSON: () => 7 }, '7']
   ]) {
@@ -78,7 +81,8 @@ describe('encode', () => {
   }
 
   it('refuses under json the views that JSON would make nonsense of, naming the way out', () => {
-    for (const value of [new Float64Array(2), new Uint16Array(1), new Uint8ClampedArray(1), new DataView(new ArrayBuffer(1)),
+    for (const value of [new Float64Array(2), new Uint16Array(1), new Uint8ClampedArray(1),
+      new DataView(new ArrayBuffer(1)),
       new SharedArrayBuffer(2)]) {
       assert.throws(() => encode(value, json, 'k'), { code: 'ERR_KVCACHE_INVALID_VALUE', message: /'v8'/ })
     }
@@ -90,9 +94,11 @@ describe('encode', () => {
     const thrown = new Error('mine')
     const { proxy, revoke } = Proxy.revocable({}, {})
     revoke()
-    const failing = cacheOptions({ serializer: { name: 'bad', serialize() { throw thrown }, deserialize() { throw thrown } } }).serializer
+    const fail = () => { throw thrown }
+    const failing = cacheOptions({ serializer: { name: 'bad', serialize: fail, deserialize: fail } }).serializer
     for (const [value, serializer] of [
-      [cycle, json], [5n, json], [{ toJSON() { throw thrown } }, json], [proxy, json], [{ f() {} }, v8], [Promise.resolve(), v8],
+      [cycle, json], [5n, json], [{ toJSON() { throw thrown } }, json], [proxy, json], [{ f() {} }, v8],
+      [Promise.resolve(), v8],
       [new SharedArrayBuffer(1), v8], [new Proxy({}, {}), v8], [{}, failing], [5n, failing]
     ]) {
       assert.throws(() => encode(value, serializer, 'user:1'), error => {
@@ -103,11 +109,13 @@ describe('encode', () => {
       })
     }
     assert.throws(() => encode({}, failing, 'k'), { cause: thrown })
-    assert.throws(() => decode(Kind.Custom, Buffer.alloc(1), failing, 'k'), { code: 'ERR_KVCACHE_SERIALIZE', cause: thrown })
+    assert.throws(() => decode(Kind.Custom, Buffer.alloc(1), failing, 'k'),
+      { code: 'ERR_KVCACHE_SERIALIZE', cause: thrown })
   })
 
   it('reports a serializer that gives no bytes', () => {
-    for (const data of [undefined, null, 'text', 5, [1], new ArrayBuffer(1), new Uint16Array(1), Promise.resolve(new Uint8Array(1))]) {
+    for (const data of [undefined, null, 'text', 5, [1], new ArrayBuffer(1), new Uint16Array(1),
+      Promise.resolve(new Uint8Array(1))]) {
       const { serializer } = cacheOptions({ serializer: { name: 'odd', serialize: () => data, deserialize() {} } })
       assert.throws(() => encode(1, serializer, 'k'), { code: 'ERR_KVCACHE_SERIALIZE', message: /gave no Uint8Array/ })
     }
@@ -120,7 +128,9 @@ describe('encode', () => {
     for (const value of [detached, detached.buffer]) {
       assert.throws(() => encode(value, json, 'k'), { code: 'ERR_KVCACHE_INVALID_VALUE', message: /detached/ })
     }
-    for (const value of [new Uint8Array(0), new ArrayBuffer(0), Buffer.alloc(0)]) assert.equal(encode(value, json, 'k').data.length, 0)
+    for (const value of [new Uint8Array(0), new ArrayBuffer(0), Buffer.alloc(0)]) {
+      assert.equal(encode(value, json, 'k').data.length, 0)
+    }
   })
 
   it('copies shared memory, which other threads could change meanwhile', () => {
@@ -154,7 +164,8 @@ describe('decode', () => {
   })
 
   it('gives back what structured clone carries', () => {
-    const values = fc.anything({ withBigInt: true, withDate: true, withMap: true, withSet: true, withTypedArray: true, withSparseArray: true })
+    const values = fc.anything({ withBigInt: true, withDate: true, withMap: true, withSet: true, withTypedArray: true,
+      withSparseArray: true })
     fc.assert(fc.property(values.filter(value => value !== undefined), value => {
       let cloned
       try {
@@ -168,9 +179,11 @@ describe('decode', () => {
 
   it('keeps cycles, shared parts, errors and every kind of view under v8', () => {
     const shared = { n: 1n }
-    const views = [Int8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, Float32Array, Float64Array,
-      BigInt64Array, BigUint64Array].map(View => new View(3).fill(new View(1)[0] === 0n ? 5n : 5))
-    const value = { a: shared, b: shared, views, buffer: Buffer.from('hi'), dataView: new DataView(new ArrayBuffer(5), 1, 3), error: new RangeError('r') }
+    const kinds = [Int8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, Float32Array,
+      Float64Array, BigInt64Array, BigUint64Array]
+    const views = kinds.map(View => View.from([1, 2, 3].map(typeof new View(1)[0] === 'bigint' ? BigInt : Number)))
+    const value = { a: shared, b: shared, views, buffer: Buffer.from('hi'),
+      dataView: new DataView(new ArrayBuffer(5), 1, 3), error: new RangeError('r') }
     value.self = value
     const back = roundTrip(value, v8)
     assert.equal(back.self, back)
@@ -236,7 +249,8 @@ describe('decodeEncoded', () => {
 
   it('never hands out what a custom serializer keeps', () => {
     const kept = new Uint8Array([1, 2, 3])
-    const { serializer } = cacheOptions({ serializer: { name: 'same', serialize: () => kept, deserialize: bytes => bytes } })
+    const keeping = { name: 'same', serialize: () => kept, deserialize: bytes => bytes }
+    const { serializer } = cacheOptions({ serializer: keeping })
     const { kind, data } = encode({}, serializer, 'k')
     decodeEncoded(kind, data, serializer, 'k').fill(0)
     assert.deepEqual([...kept], [1, 2, 3])
@@ -337,7 +351,8 @@ describe('freeze', () => {
   })
 
   class Money {}
-  for (const value of [new Map(), new Set(), new Date(), /r/, new ArrayBuffer(1), new Uint8Array(1), new Float64Array(0), Buffer.alloc(1),
+  for (const value of [new Map(), new Set(), new Date(), /r/, new ArrayBuffer(1), new Uint8Array(1),
+    new Float64Array(0), Buffer.alloc(1),
     new DataView(new ArrayBuffer(1)), new Error('e'), Object(1), new Money(), new WeakMap(), Promise.resolve()]) {
     it(`says of ${show(value)} that it can still be changed`, () => {
       for (const kind of [Kind.V8, Kind.Custom]) {
@@ -351,9 +366,11 @@ describe('freeze', () => {
   it('sees through what a custom serializer may give', () => {
     class List extends Array {}
     const bare = prototype => value => Object.setPrototypeOf(value, prototype)
-    for (const value of [() => 1, { f() {} }, { get a() { return {} } }, { set a(_) {} }, new Proxy({}, {}), [new Proxy([], {})], new List(),
+    for (const value of [() => 1, { f() {} }, { get a() { return {} } }, { set a(_) {} }, new Proxy({}, {}),
+      [new Proxy([], {})], new List(),
       { [Symbol('hidden')]: new Map() }, Object.defineProperty({}, 'hidden', { value: new Map() }),
-      bare(null)(new Map()), bare(Object.prototype)(new Date()), bare(null)(new Uint8Array(1)), bare(Object.prototype)(new Set())]) {
+      bare(null)(new Map()), bare(Object.prototype)(new Date()), bare(null)(new Uint8Array(1)),
+      bare(Object.prototype)(new Set())]) {
       assert.equal(freeze(value), false)
       assert.equal(freeze([value]), false)
     }
