@@ -143,8 +143,7 @@ export function whyInvalidKey(key) {
   if (key === '') return 'is empty'
   // A code unit is at most three bytes, so the bytes of most keys need not be counted.
   if (key.length * 3 > MAX_KEY_BYTES) {
-    const bytes = key.length > MAX_KEY_BYTES ? 0 : Buffer.byteLength(key)
-    if (key.length > MAX_KEY_BYTES) return `has over ${MAX_KEY_BYTES} bytes of UTF-8 (${key.length} UTF-16 units)`
+    const bytes = Buffer.byteLength(key)
     if (bytes > MAX_KEY_BYTES) return `has ${bytes} bytes of UTF-8`
   }
   if (!key.isWellFormed()) return 'holds a lone surrogate, which UTF-8 cannot carry'
