@@ -1,0 +1,666 @@
+/**
+ * kvcache: stale-while-revalidate caching for Node.js back ends over a native engine.
+ *
+ * Units, everywhere: an age given as a number is seconds (as in HTTP), a timeout given as a number is milliseconds (as
+ * in Node.js), a size given as a number is bytes. A string carries its unit. An option that is `undefined` counts as
+ * not given; a name that is not an option is refused with `ERR_KVCACHE_INVALID_OPTION`.
+ *
+ * What is thrown: every method that gives a promise reports errors by rejecting it, never by throwing. The constructor,
+ * `peek`, `define`, `wrap`, `stats`, `metrics`, `breaker`, `on` and `off` throw. See {@link KvCacheErrorCode}.
+ *
+ * @module
+ */
+
+/// <reference lib="esnext.disposable" />
+
+// --- Units -----------------------------------------------------------------------------------------------------------
+
+/**
+ * An age. A number is seconds: 0 or more, fractions allowed, `Infinity` allowed. A string is a decimal number and a
+ * unit without a space between: `'250ms'`, `'30s'`, `'1.5h'`, `'7d'` (units `ms`, `s`, `m`, `h`, `d`).
+ */
+export type Age = number | string
+
+/**
+ * A timeout. A number is milliseconds: more than 0, `Infinity` for never. A string is a decimal number and a unit, as
+ * in {@link Age}: `'250ms'`, `'30s'`.
+ */
+export type Timeout = number | string
+
+/**
+ * A size. A number is whole bytes: 1 or more. A string is a decimal number and a unit, in powers of 1024: `'512b'`,
+ * `'64kb'`, `'256mb'`, `'2gb'`.
+ */
+export type ByteSize = number | string
+
+/** What JSON can carry. */
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
+
+// --- Options ---------------------------------------------------------------------------------------------------------
+
+/**
+ * A serializer of your own. Strings, `Uint8Array`, `Buffer` and `ArrayBuffer` never come to it: they are stored as they
+ * are. What it throws reaches the caller as `cause` of `ERR_KVCACHE_SERIALIZE`.
+ */
+export interface Serializer {
+  /** Named in error messages. 1 to 256 characters. */
+  name: string
+  /**
+   * Bytes of a value; they are copied before anything else runs. Anything but a `Uint8Array` is
+   * `ERR_KVCACHE_SERIALIZE`.
+   */
+  serialize(value: unknown): Uint8Array
+  /**
+   * The value of such bytes, which are a private copy. A value that cannot be deep-frozen (it holds a Map, a Date,
+   * bytes, an instance of a class) is made anew for every get.
+   */
+  deserialize(bytes: Uint8Array): unknown
+}
+
+/** Background refresh: a queue in the engine, in which a key is queued or running at most once. */
+export interface RefreshOptions {
+  /** Refreshes running at once. A whole number of at least 1. Default 10. */
+  concurrency?: number | undefined
+  /**
+   * Keys waiting for their turn. When that many wait, the newest refresh is dropped and counted in
+   * {@link Stats.refreshesDropped}; the next stale get tries again. A whole number of at least 1. Default 10,000.
+   */
+  maxQueued?: number | undefined
+  /**
+   * Further attempts after one that failed, before the refresh counts as failed. A whole number, at least 0. Default 0.
+   */
+  retries?: number | undefined
+  /**
+   * Longest pause before the first retry; doubled for each further one, at most 30 s. The actual pause is random
+   * between 0 and that (full jitter). Milliseconds or a string with a unit, finite. Default 100.
+   */
+  backoff?: Timeout | undefined
+  /**
+   * Rest of a key after a failed refresh, in which stale gets of it queue nothing; doubled for each failure in a row,
+   * at most 30 s. Loads that a caller waits for are not held up. Milliseconds or a string with a unit, finite. Default
+   * 1000.
+   */
+  cooldown?: Timeout | undefined
+}
+
+/** Circuit breakers: one for each origin, see {@link GetOptions.origin}. */
+export interface BreakerOptions {
+  /** Consecutive failures that open the circuit. A whole number of at least 1. Default 5. */
+  threshold?: number | undefined
+  /**
+   * How long an open circuit refuses loads, until one trial load is let through. Milliseconds or a string with a unit,
+   * finite. Default 30,000.
+   */
+  timeout?: Timeout | undefined
+  /**
+   * Whether this error counts as a failure of the origin. An error that does not (a "not found", say) proves that the
+   * origin lives, and resets the count as a success does. Default: every error counts.
+   */
+  failure?(error: unknown): boolean
+}
+
+/**
+ * Options of an entry. They belong to it from the moment it is stored: options of a get apply to what that get loads,
+ * never to what is already there.
+ *
+ * An entry passes through three tiers of age:
+ * - **fresh**, below `maxAge`: answered at once;
+ * - **stale**, from `maxAge` to below `staleAge`: answered at once, while one background refresh runs;
+ * - **expired**, from `staleAge` on: loaded while the caller waits. Below `staleIfError` the old value still stands in
+ *   when that load fails.
+ */
+export interface EntryOptions {
+  /** Age up to which a value is fresh. Default 300 s. */
+  maxAge?: Age | undefined
+  /**
+   * Age up to which a stale value is served at once while one background refresh runs. Default: the larger of 3600 s
+   * and `maxAge`. Below a `maxAge` given in the same place it is refused; below one from another place it is raised to
+   * it.
+   */
+  staleAge?: Age | undefined
+  /**
+   * Age up to which an old value is served when the fetcher fails, takes longer than a timeout, or its circuit is open.
+   * Default: `staleAge`.
+   */
+  staleIfError?: Age | undefined
+  /**
+   * Share of `maxAge`, 0 to 1, by which it is randomly shortened, so that keys written together do not end together:
+   * with 0.2 an entry is fresh for 80 to 100 % of `maxAge`. `staleAge` stays as it is. Default 0.
+   */
+  jitter?: number | undefined
+  /**
+   * Anything JSON can carry, kept with the value; see {@link KvCache.getWithMetadata}. At most 1024 bytes as JSON text.
+   */
+  metadata?: Json | undefined
+}
+
+/** Options of loading: how old values may get, and how long a fetcher may take. */
+export interface LoadOptions extends Omit<EntryOptions, 'metadata'> {
+  /**
+   * Counted from the get, for each caller by itself: after it a slow fetcher is left running, and the caller gets the
+   * value in hand if that is within `staleIfError`. Without such a value it waits on. Milliseconds or a string with a
+   * unit. Default: none.
+   */
+  softTimeout?: Timeout | undefined
+  /**
+   * Counted from the start of the load, background loads included: after it the fetcher's `signal` fires, the load
+   * fails with `ERR_KVCACHE_TIMEOUT` and the key can be loaded again. Milliseconds or a string with a unit; `Infinity`:
+   * never. Default 30,000.
+   */
+  hardTimeout?: Timeout | undefined
+}
+
+/** Options of the whole cache. The ages and timeouts here are the defaults for everything it loads and stores. */
+export interface KvCacheOptions extends LoadOptions {
+  /**
+   * Budget of the memory tier in bytes: keys, values and bookkeeping together. Never exceeded: what is least worth
+   * keeping is evicted first. At least 1024. Default `'256mb'`.
+   */
+  memory?: ByteSize | undefined
+  /**
+   * How values that are not strings or bytes are stored. Default `'json'`.
+   * - `'json'`: what `JSON.stringify` and `JSON.parse` do (a Date becomes a string, NaN becomes null).
+   * - `'v8'`: structured clone; keeps Date, Map, Set, BigInt, RegExp, typed arrays, cycles.
+   * - your own: see {@link Serializer}.
+   */
+  serializer?: 'json' | 'v8' | Serializer | undefined
+  /** Background refresh. Default `{ concurrency: 10, maxQueued: 10_000, retries: 0, backoff: 100, cooldown: 1000 }`. */
+  refresh?: RefreshOptions | undefined
+  /** Circuit breaker for each origin, or `false` for none. Default `{ threshold: 5, timeout: 30_000 }`. */
+  breaker?: false | BreakerOptions | undefined
+}
+
+/** Options of {@link KvCache.define}: for every key its pattern matches. */
+export interface DefineOptions extends EntryOptions, LoadOptions {
+  /** Name of the circuit breaker that its fetcher counts under. 1 to 256 characters. Default: the pattern. */
+  origin?: string | undefined
+}
+
+/** Options of one get. They take precedence over those of a matching define(), and those over the cache's. */
+export interface GetOptions extends EntryOptions, LoadOptions {
+  /**
+   * Ends this caller's wait: its promise is rejected with `signal.reason`. The load goes on while anyone else waits for
+   * it; when nobody does, the fetcher's own signal fires. A signal that has fired before: rejected at once, nothing
+   * starts.
+   */
+  signal?: AbortSignal | undefined
+  /**
+   * Skips what is cached: loads now, or joins the load of this key already running, and stores. When that fails,
+   * `staleIfError` applies as ever. Default false.
+   */
+  forceFresh?: boolean | undefined
+  /**
+   * Name of the circuit breaker this fetcher counts under. 1 to 256 characters. Default: the pattern of the define()
+   * the fetcher came from, else `'default'`.
+   */
+  origin?: string | undefined
+}
+
+/** Options of {@link KvCache.wrap}. */
+export interface WrapOptions<A extends unknown[]> extends GetOptions {
+  /** The cache key of a call, made of its arguments. */
+  key(...args: A): string
+}
+
+// --- Fetchers --------------------------------------------------------------------------------------------------------
+
+/** What a fetcher is told about the load it runs for, and can say about the value it gives. */
+export interface FetchContext<T = unknown> {
+  /** The key to load. */
+  readonly key: string
+  /** Fires when nobody waits for this load any more, at its `hardTimeout`, and when the cache is closed. */
+  readonly signal: AbortSignal
+  /**
+   * Why it runs: `'miss'`, nothing is in hand; `'stale'`, a background refresh; `'expired'`, what is in hand is past
+   * `staleAge`; `'forced'`, a get with `forceFresh`.
+   */
+  readonly reason: 'miss' | 'stale' | 'expired' | 'forced'
+  /** The copy in hand, when there is one: its value, its age in seconds, its metadata. */
+  readonly stale?: { readonly value: T; readonly age: number; readonly metadata: Json | undefined }
+  /**
+   * Changes this entry's options from what was fetched. May be called more than once; the last word on each option
+   * counts. Throws `ERR_KVCACHE_INVALID_OPTION`.
+   * @example
+   * const price = await cache.get('price:42', async (key, context) => {
+   *   const response = await fetch(`https://shop.example/${key}`, { signal: context.signal })
+   *   context.set({ maxAge: Number(response.headers.get('x-good-for')) })
+   *   return response.json()
+   * })
+   */
+  set(options: EntryOptions): void
+  /**
+   * Return this when the origin says that the copy in hand is still good (HTTP 304): its age starts again, and callers
+   * get its value. Throws `ERR_KVCACHE_INVALID_VALUE` when there is no copy in hand ({@link stale} is undefined).
+   */
+  notModified(): never
+  /** Give the value to the callers without storing it. What is stored already stays as it is. */
+  noStore(): void
+}
+
+/**
+ * Loads the value of a key. What it returns is stored and given to every caller as a copy; `undefined` is given to the
+ * callers and not stored, `null` is stored. Its errors reach the callers as they are, the same object.
+ *
+ * It runs in the async context (AsyncLocalStorage) of the get that caused it, background refreshes included. It must
+ * not wait for its own key, directly or through other keys: that is `ERR_KVCACHE_RECURSION`.
+ */
+export type Fetcher<T> = (key: string, context: FetchContext<T>) => T | Promise<T>
+
+/**
+ * Loads many keys at once: those missing of a {@link KvCache.getMany}. A key that the result does not hold has no
+ * value; a value that is an Error is that key's failure.
+ */
+export type BatchFetcher<T> = (
+  missing: string[],
+  context: { readonly signal: AbortSignal }
+) => Promise<ReadonlyMap<string, T | Error> | Readonly<Record<string, T | Error>>>
+
+// --- Results ---------------------------------------------------------------------------------------------------------
+
+/** A value and what the cache knows of it. */
+export interface Entry<T> {
+  value: T
+  /** As given with {@link EntryOptions.metadata}; undefined when none was. */
+  metadata: Json | undefined
+  /**
+   * Where the value came from: `'fresh'` or `'stale'` out of the cache, `'loaded'` when this call waited for the
+   * fetcher, `'stale-if-error'` when an old value stood in for a load that failed, timed out or was refused by its
+   * circuit.
+   */
+  state: 'fresh' | 'stale' | 'loaded' | 'stale-if-error'
+  /** Seconds since it was fetched or found unmodified; 0 when loaded. */
+  age: number
+  /** Seconds for which it is fresh, jitter applied; 0 when it was not stored. */
+  maxAge: number
+  /** Always empty in this version. */
+  tags: string[]
+  /** Always empty in this version. */
+  dependsOn: string[]
+}
+
+/** Options of {@link KvCache.list}. */
+export interface ListOptions {
+  /** Only keys that begin with this. Default: all. */
+  prefix?: string | undefined
+  /** Most keys in one answer, 1 to 10,000. Default 1000. */
+  limit?: number | undefined
+  /** Where to go on: {@link ListResult.cursor} of the answer before. */
+  cursor?: string | undefined
+}
+
+/** One answer of {@link KvCache.list}. */
+export interface ListResult {
+  /**
+   * Keys in the byte order of their UTF-8. `expiration`: when the key stops being served (its `staleAge`), in seconds
+   * since the UNIX epoch; absent when never.
+   */
+  keys: { name: string; expiration?: number; metadata?: Json }[]
+  /** Whether these were the last. */
+  complete: boolean
+  /** Where the next answer begins; absent when complete. Opaque. */
+  cursor?: string
+}
+
+/** Percentiles of the durations recorded since the cache was opened, in microseconds. */
+export interface Latency {
+  count: number
+  p50: number
+  p99: number
+  p999: number
+  max: number
+}
+
+/** Figures since the cache was opened. See also {@link KvCache.metrics}. */
+export interface Stats {
+  /** Gets answered from the cache, fresh or stale. */
+  hits: number
+  /** Always 0 in this version. */
+  nearHits: number
+  /** Gets that waited for a load, or found nothing. */
+  misses: number
+  /** Hits that were answered with a stale value. */
+  stale: number
+  /** Background refreshes that succeeded. */
+  backgroundUpdates: number
+  /** Background refreshes dropped because {@link RefreshOptions.maxQueued} keys were waiting. */
+  refreshesDropped: number
+  /**
+   * Attempts to load that failed, in the foreground or background; values that could not be stored; listeners that
+   * failed.
+   */
+  errors: number
+  /** Entries removed to keep the budget. */
+  evictions: number
+  /** Entries removed by invalidation. */
+  invalidations: number
+  /** Misses that joined a load already running. */
+  coalesced: number
+  /** hits / (hits + misses); 0 before the first. */
+  hitRatio: number
+  /** stale / hits; 0 before the first. */
+  staleRatio: number
+  /** Entries in memory. */
+  entries: number
+  /** Bytes accounted for in memory: keys, values and bookkeeping. Never above the budget. */
+  bytes: number
+  /** Bytes of the values in memory, before any compression. */
+  bytesBeforeCompression: number
+  /** Background refreshes waiting for their turn. */
+  queued: number
+  /** Background refreshes running. */
+  running: number
+  /**
+   * `hit` and `stale`: time inside the engine for a look-up so answered. `miss`: from the get to its answer. `fetch`:
+   * time of the fetcher. Microseconds.
+   */
+  latency: Record<'hit' | 'stale' | 'miss' | 'fetch', Latency>
+  /** Always empty in this version. */
+  tiers: Record<
+    string,
+    {
+      reads: number
+      hits: number
+      writes: number
+      errors: number
+      pending: number
+      breaker: 'closed' | 'open' | 'half-open'
+    }
+  >
+}
+
+/** State of a circuit breaker. */
+export interface BreakerState {
+  /** `'closed'`: loads go through. `'open'`: they are refused. `'half-open'`: the one trial load is running. */
+  state: 'closed' | 'open' | 'half-open'
+  /** Consecutive failures. */
+  failures: number
+  /** While open: when the next trial may go, in milliseconds since the UNIX epoch, as Date.now(). */
+  nextAttempt?: number
+}
+
+/** Events and their details; see {@link KvCache.on}. */
+export interface Events {
+  /** An entry was removed: to keep the budget, or because nothing can serve it any more. `bytes`: what that freed. */
+  evict: { key: string; bytes: number; reason: 'budget' | 'expired' }
+  /**
+   * A background refresh ended, after `ms` milliseconds: with success, or with `error` once its retries were used up.
+   */
+  refresh: { key: string; ms: number; error?: Error }
+  /** A circuit breaker changed its state. */
+  breaker: { origin: string; state: 'closed' | 'open' | 'half-open' }
+  /**
+   * Something failed that no caller was told of: a loaded value too large for the whole memory budget
+   * (`ERR_KVCACHE_VALUE_TOO_LARGE`), a background value that cannot be serialized (`ERR_KVCACHE_SERIALIZE`), a listener
+   * that threw (`ERR_KVCACHE_LISTENER`). Nothing is thrown when nobody listens.
+   */
+  error: Error & { code: string; key?: string }
+}
+
+// --- Errors ----------------------------------------------------------------------------------------------------------
+
+/**
+ * Code of a {@link KvCacheError}.
+ * - `ERR_KVCACHE_INVALID_KEY`: a key is no string, empty, over 512 bytes of UTF-8, or holds a lone surrogate. Has
+ *   `key`.
+ * - `ERR_KVCACHE_INVALID_OPTION`: an option or argument is unknown or out of its range. Has `option`.
+ * - `ERR_KVCACHE_INVALID_VALUE`: a value cannot be stored (undefined, a function, a symbol; under `'json'` a view other
+ *   than Uint8Array), or `notModified()` without a copy in hand. Has `key`.
+ * - `ERR_KVCACHE_VALUE_TOO_LARGE`: over 25 MiB as stored, or over the whole memory budget. Has `key`, `bytes`, `limit`.
+ * - `ERR_KVCACHE_SERIALIZE`: the serializer threw or gave no bytes. Has `key`, `serializer` and, when thrown, `cause`.
+ * - `ERR_KVCACHE_TIMEOUT`: a fetcher took longer than `hardTimeout`, or flush() than its timeout. Has `timeout`
+ *   (milliseconds) and, for a fetcher, `key`.
+ * - `ERR_KVCACHE_CIRCUIT_OPEN`: the origin's circuit refused the load. Has `key`, `origin`, `nextAttempt`.
+ * - `ERR_KVCACHE_RECURSION`: a fetcher would wait for its own load. Has `key`.
+ * - `ERR_KVCACHE_CLOSED`: the cache is closed.
+ * - `ERR_KVCACHE_LISTENER`: a listener threw; only ever in an 'error' event. Has `event` and `cause`.
+ */
+export type KvCacheErrorCode =
+  | 'ERR_KVCACHE_INVALID_KEY'
+  | 'ERR_KVCACHE_INVALID_OPTION'
+  | 'ERR_KVCACHE_INVALID_VALUE'
+  | 'ERR_KVCACHE_VALUE_TOO_LARGE'
+  | 'ERR_KVCACHE_SERIALIZE'
+  | 'ERR_KVCACHE_TIMEOUT'
+  | 'ERR_KVCACHE_CIRCUIT_OPEN'
+  | 'ERR_KVCACHE_RECURSION'
+  | 'ERR_KVCACHE_CLOSED'
+  | 'ERR_KVCACHE_LISTENER'
+
+/**
+ * What the cache itself throws and rejects with. A fetcher's own error is never wrapped: it reaches the callers as it
+ * is.
+ * @example
+ * try {
+ *   await cache.get('user:1', fetchUser)
+ * } catch (error) {
+ *   if (error instanceof KvCacheError && error.code === 'ERR_KVCACHE_CIRCUIT_OPEN') {
+ *     response.setHeader('Retry-After', Math.ceil((error.nextAttempt! - Date.now()) / 1000))
+ *   }
+ * }
+ */
+export class KvCacheError extends Error {
+  private constructor()
+  /** Stable, for programs. The message is for people and may change. */
+  readonly code: KvCacheErrorCode
+  /** What was thrown by a serializer or a listener. */
+  readonly cause?: unknown
+  /** The key it is about, as given, whole (the message shows 64 characters of it). */
+  readonly key?: string
+  /** The option it is about, dotted where nested: `'refresh.concurrency'`. */
+  readonly option?: string
+  /** Name of the circuit breaker that refused. */
+  readonly origin?: string
+  /** When its next trial may go, in milliseconds since the UNIX epoch, as Date.now(). */
+  readonly nextAttempt?: number
+  /** The timeout that ran out, in milliseconds. */
+  readonly timeout?: number
+  /** Size of the value as it would be stored. */
+  readonly bytes?: number
+  /** Largest size allowed, in bytes. */
+  readonly limit?: number
+  /** Name of the serializer. */
+  readonly serializer?: string
+  /** The event whose listener threw. */
+  readonly event?: keyof Events
+}
+
+// --- The cache -------------------------------------------------------------------------------------------------------
+
+/**
+ * A cache. Values come out as copies: plain objects and arrays deep-frozen and shared between callers, everything else
+ * (Map, Set, Date, bytes, instances of classes) made anew for each get. What a fetcher returned or put() was given is
+ * never frozen and never kept.
+ *
+ * Keys are strings of 1 to 512 bytes of UTF-8, without lone surrogates. Values have at most 25 MiB as stored.
+ *
+ * An idle cache does not keep the process alive, nor do its background refreshes; a get that waits does.
+ * @example
+ * const cache = new KvCache({ memory: '64mb', maxAge: '1m', staleAge: '1h' })
+ * const user = await cache.get('user:1', async () => {
+ *   const response = await fetch('https://api.example/users/1')
+ *   return response.json()
+ * })
+ */
+export class KvCache {
+  /** Opens a private cache. Throws `ERR_KVCACHE_INVALID_OPTION`. */
+  constructor(options?: KvCacheOptions)
+
+  /**
+   * The value of a key, without a fetcher of this call's own: a matching define() loads it where needed. Without one,
+   * the value if it is fresh or stale, else undefined.
+   *
+   * Rejects with `ERR_KVCACHE_INVALID_KEY`, `ERR_KVCACHE_CLOSED`, and, where a define() loads, as the other form does.
+   */
+  get<T = unknown>(key: string): Promise<T | undefined>
+  /**
+   * The value of a key. Fresh: at once. Stale: at once, and one background refresh is queued. Else the fetcher runs
+   * while the caller waits; callers of one key at one time share one load.
+   *
+   * Annotate the context to use {@link FetchContext.stale} typed: `(key, context: FetchContext<User>) => …`, or give
+   * the type: `get<User>(…)`.
+   *
+   * Rejects with the fetcher's own error, `signal.reason`, or `ERR_KVCACHE_INVALID_KEY`, `_INVALID_OPTION`,
+   * `_INVALID_VALUE`, `_VALUE_TOO_LARGE`, `_SERIALIZE`, `_TIMEOUT`, `_CIRCUIT_OPEN`, `_RECURSION`, `_CLOSED`.
+   * @example
+   * const page = await cache.get('page:home', fetchPage, { maxAge: '30s', staleAge: '10m', hardTimeout: 2000 })
+   */
+  get<T, S = T>(
+    key: string,
+    fetcher: (key: string, context: FetchContext<S>) => T | Promise<T>,
+    options?: GetOptions
+  ): Promise<T>
+
+  /** As {@link get}, with what the cache knows of the value; undefined where get() gives undefined. */
+  getWithMetadata<T = unknown>(key: string): Promise<Entry<T> | undefined>
+  /**
+   * As {@link get}, with what the cache knows of the value: for X-Cache, Age and Cache-Status headers.
+   * @example
+   * const { value, state, age } = await cache.getWithMetadata('page:home', fetchPage)
+   * response.setHeader('X-Cache', state).setHeader('Age', Math.floor(age)).end(value)
+   */
+  getWithMetadata<T, S = T>(
+    key: string,
+    fetcher: (key: string, context: FetchContext<S>) => T | Promise<T>,
+    options?: GetOptions
+  ): Promise<Entry<T>>
+
+  /**
+   * The values of many keys, in the order given, duplicates merged; keys without a value are absent. Stale ones are
+   * served and refreshed together in one background call. Keys already loading are joined. The fetcher gets the missing
+   * keys once. A key that fails does not fail the others: see `errors` of the result. When the whole fetcher fails, its
+   * error is that of every missing key.
+   *
+   * Without a fetcher, keys that match a define() are loaded by it.
+   *
+   * Rejects, before anything starts, with `ERR_KVCACHE_INVALID_KEY`, `_INVALID_OPTION`, `_CLOSED`; and with
+   * `signal.reason`.
+   * @example
+   * const users = await cache.getMany(['user:1', 'user:2'], async missing => {
+   *   const rows = await db.usersById(missing.map(key => key.slice(5)))
+   *   return new Map(rows.map(row => [`user:${row.id}`, row]))
+   * })
+   * for (const [key, error] of users.errors) console.warn(key, error)
+   */
+  getMany<T = unknown>(
+    keys: readonly string[],
+    fetcher?: BatchFetcher<T>,
+    options?: GetOptions
+  ): Promise<Map<string, T> & { errors: Map<string, Error> }>
+
+  /**
+   * Synchronous: the value if memory holds it fresh or stale, else undefined. Starts nothing. Throws
+   * `ERR_KVCACHE_INVALID_KEY`, `ERR_KVCACHE_SERIALIZE`, `ERR_KVCACHE_CLOSED`.
+   */
+  peek<T = unknown>(key: string): T | undefined
+
+  /**
+   * Whether get() without any fetcher would give a value. Rejects with `ERR_KVCACHE_INVALID_KEY`, `ERR_KVCACHE_CLOSED`.
+   */
+  has(key: string): Promise<boolean>
+
+  /**
+   * Stores a value. It wins over loads and refreshes of the key already running: they answer their own callers and are
+   * not stored. Ages not given come from a matching define(), then from the cache.
+   *
+   * Rejects with `ERR_KVCACHE_INVALID_KEY`, `_INVALID_OPTION`, `_INVALID_VALUE` (undefined, a function, a symbol),
+   * `_VALUE_TOO_LARGE`, `_SERIALIZE`, `_CLOSED`; what was stored before then stays.
+   */
+  put(key: string, value: unknown, options?: EntryOptions): Promise<void>
+
+  /**
+   * Stores many values. The options of an entry take precedence over those of the call. Rejects as {@link put} does,
+   * before anything is stored.
+   * @example
+   * await cache.putMany([['a', 1], ['b', 2, { maxAge: '1d' }]], { maxAge: '1h' })
+   */
+  putMany(
+    entries: Iterable<readonly [key: string, value: unknown, options?: EntryOptions]>,
+    options?: EntryOptions
+  ): Promise<void>
+
+  /**
+   * Removes one key or many; whether any of them had a value. Once it resolves, no get begun later gives what was there
+   * before: loads already running answer their own callers and are not stored. Rejects with `ERR_KVCACHE_INVALID_KEY`,
+   * `ERR_KVCACHE_CLOSED`.
+   */
+  delete(key: string | readonly string[]): Promise<boolean>
+
+  /**
+   * Keys that would be served, fresh or stale, in byte order. Keys stored or deleted between two answers may or may not
+   * show. Rejects with `ERR_KVCACHE_INVALID_OPTION`, `ERR_KVCACHE_CLOSED`.
+   * @example
+   * for (let cursor; ; ) {
+   *   const page = await cache.list({ prefix: 'user:', cursor })
+   *   for (const { name } of page.keys) console.log(name)
+   *   if (page.complete) break
+   *   cursor = page.cursor
+   * }
+   */
+  list(options?: ListOptions): Promise<ListResult>
+
+  /**
+   * Routes keys that match a pattern to a fetcher and options, so that get(key) alone loads. In a pattern `*` stands
+   * for any run of characters, `:` included; `\*` is a star, `\\` a backslash.
+   *
+   * A fetcher given to the call wins; then a pattern without a star; then the one with the longest literal text; then
+   * the latest. Options merge: the cache's, the define's, the call's, context.set()'s. Defining a pattern again
+   * replaces it. At most 65,535 patterns. Throws `ERR_KVCACHE_INVALID_OPTION`, `ERR_KVCACHE_CLOSED`.
+   * @example
+   * cache.define('user:*', key => db.user(key.slice(5)), { maxAge: '1m' })
+   * const user = await cache.get('user:1')
+   */
+  define<T, S = T>(
+    pattern: string,
+    fetcher: (key: string, context: FetchContext<S>) => T | Promise<T>,
+    options?: DefineOptions
+  ): void
+
+  /**
+   * A function of the same arguments whose results are cached under `options.key(...args)`. The function is called with
+   * the arguments of the call that caused the load. Throws `ERR_KVCACHE_INVALID_OPTION`; the function it gives rejects
+   * as {@link get} does.
+   * @example
+   * const user = cache.wrap(id => db.user(id), { key: id => `user:${id}`, maxAge: '1m' })
+   * await user(1)
+   */
+  wrap<A extends unknown[], T>(fn: (...args: A) => Promise<T>, options: WrapOptions<A>): (...args: A) => Promise<T>
+
+  /** Figures since the cache was opened; of a closed cache, the last. */
+  stats(): Stats
+
+  /** The figures in Prometheus text format 0.0.4: totals, and for each pattern of a define(). */
+  metrics(): string
+
+  /**
+   * State of the circuit breaker of an origin. Default: `'default'`, of fetchers given to the call without an origin.
+   * One that has not been used yet is closed.
+   */
+  breaker(origin?: string): BreakerState
+
+  /**
+   * Adds a listener. The same function added twice is called once. A listener that throws, or whose promise is
+   * rejected, is reported as an 'error' event and does not disturb the cache. Throws `ERR_KVCACHE_INVALID_OPTION` for
+   * an unknown event.
+   */
+  on<K extends keyof Events>(event: K, listener: (detail: Events[K]) => void): this
+  /** Removes a listener; one that is not there is no error. */
+  off<K extends keyof Events>(event: K, listener: (detail: Events[K]) => void): this
+
+  /**
+   * Resolves when no background refresh is queued, running or waiting for a retry. Keeps the process alive meanwhile.
+   * `timeout`: default none; after it `ERR_KVCACHE_TIMEOUT`. Rejects with `ERR_KVCACHE_CLOSED` too.
+   */
+  flush(options?: { timeout?: Timeout | undefined }): Promise<void>
+
+  /**
+   * Closes the cache: calls made from now on are refused with `ERR_KVCACHE_CLOSED`, loads and refreshes get up to
+   * `timeout` (default 5000 ms) to end, then what remains is aborted (its callers get `ERR_KVCACHE_CLOSED`) and the
+   * memory is freed. Closing again gives the same promise.
+   */
+  close(options?: { timeout?: Timeout | undefined }): Promise<void>
+
+  /**
+   * As {@link close}: `await using cache = new KvCache()`.
+   */
+  [Symbol.asyncDispose](): Promise<void>
+}
