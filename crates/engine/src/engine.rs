@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Clock, FOREVER, Millis};
 use crate::entry::{Ages, Entry, EntrySpec, Freshness, Kind, MAX_VALUE_BYTES};
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::invalidation::log::Log;
 use crate::key;
 use crate::load::breaker::{self, BreakerConfig, Breakers, OriginId, Outcome, Permit};
@@ -182,8 +182,10 @@ pub enum Stored {
     Yes,
     /// Nothing was to be stored, or the key was written while the load ran.
     No,
-    /// It weighs more than the whole memory tier.
-    TooLarge,
+    /// It weighs so much, more than the whole memory tier.
+    TooLarge {
+        bytes: u64,
+    },
     /// The flight had ended before, by its hard timeout or otherwise.
     Gone,
 }
@@ -273,6 +275,11 @@ impl Engine {
         &*self.clock
     }
 
+    /// Bytes that the memory tier may use.
+    pub fn budget(&self) -> u64 {
+        self.memory.budget()
+    }
+
     /// The number of an origin's breaker.
     pub fn origin(&self, name: &str) -> OriginId {
         self.breakers.origin(name)
@@ -355,11 +362,11 @@ impl Engine {
         let entry = build(key, value, 0, 0);
         let weight = self.memory.weigh(&entry);
         if weight > self.memory.budget() {
-            return Err(Error::ValueTooLarge(format!(
-                "value of key '{}' takes {weight} bytes of memory with its key and bookkeeping; allowed: {}, the whole memory budget",
-                key::shorten(entry.key_str()),
-                self.memory.budget()
-            )));
+            return Err(Error::ValueTooLarge {
+                key: key::shorten(entry.key_str()),
+                bytes: weight,
+                limit: Limit::Budget(self.memory.budget()),
+            });
         }
         Ok(entry)
     }
@@ -577,22 +584,22 @@ impl Engine {
             }
         };
         let dead_at = entry.dead_at();
+        let bytes = self.memory.weigh(&entry);
         if self.memory.insert(entry) {
             (Stored::Yes, dead_at)
         } else {
             // What was there is older than what could not be stored: it must not be served as if nothing had come.
             self.memory.remove(&flight.key);
-            (Stored::TooLarge, FOREVER)
+            (Stored::TooLarge { bytes }, FOREVER)
         }
     }
 
     /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
-    /// or nothing. Any but an aborted one counts as an error.
-    pub fn fail(&self, token: Token, outcome: Outcome) -> Settled {
+    /// or nothing; `failed`, whether it is an error to be counted, and for a refresh to be tried again. An abort is not.
+    pub fn fail(&self, token: Token, outcome: Outcome, failed: bool) -> Settled {
         let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
-        let failed = outcome != Outcome::Aborted;
         let was_cut;
         {
             let mut lock = self.flights.lock(&flight.key);
@@ -672,6 +679,13 @@ impl Engine {
         if self.flights.end(flight.token).is_some() {
             self.flights.lock(&flight.key).detach_if(flight);
         }
+    }
+
+    /// The copy in hand of a flight that has not ended.
+    pub fn copy_in_hand(&self, token: Token) -> Option<Found> {
+        let flight = self.flights.by_token(token)?;
+        let entry = flight.state.lock().stale.clone()?;
+        self.judge(entry, self.clock.now_millis())
     }
 
     // ---------------------------------------------------------------- background refreshes
@@ -1001,10 +1015,11 @@ impl EvictListener for Figures {
 
 fn check_size(key: &[u8], bytes: usize) -> Result<(), Error> {
     if bytes > MAX_VALUE_BYTES {
-        return Err(Error::ValueTooLarge(format!(
-            "value of key '{}' has {bytes} bytes; allowed: {MAX_VALUE_BYTES} (25 MiB)",
-            key::shorten(&String::from_utf8_lossy(key))
-        )));
+        return Err(Error::ValueTooLarge {
+            key: key::shorten(&String::from_utf8_lossy(key)),
+            bytes: bytes as u64,
+            limit: Limit::Value,
+        });
     }
     Ok(())
 }

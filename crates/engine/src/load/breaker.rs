@@ -347,3 +347,336 @@ impl fmt::Debug for Breakers {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::FOREVER;
+
+    const CONFIG: BreakerConfig = BreakerConfig { threshold: 3, timeout: 1_000 };
+
+    /// A breaker opened at `now` by failures alone.
+    fn opened(now: Millis) -> Breaker {
+        let mut breaker = Breaker::new(CONFIG);
+        for _ in 0..CONFIG.threshold {
+            breaker.record(now, false, Outcome::Failure);
+        }
+        assert_eq!(breaker.snapshot(now).state, State::Open);
+        breaker
+    }
+
+    /// A breaker whose trial was granted at `now`.
+    fn half_open(now: Millis) -> Breaker {
+        let mut breaker = opened(now - CONFIG.timeout);
+        assert_eq!(breaker.try_acquire(now), (Permit::Granted { trial: true }, Some(State::HalfOpen)));
+        breaker
+    }
+
+    #[test]
+    fn opens_at_the_threshold_and_not_before() {
+        let mut breaker = Breaker::new(CONFIG);
+        assert_eq!(breaker.record(10, false, Outcome::Failure), None);
+        assert_eq!(breaker.record(20, false, Outcome::Failure), None);
+        assert_eq!(breaker.try_acquire(25), (Permit::Granted { trial: false }, None));
+        assert_eq!(breaker.record(30, false, Outcome::Failure), Some(State::Open));
+        assert_eq!(breaker.snapshot(30), Snapshot { state: State::Open, failures: 3, next_attempt: Some(1_030) });
+    }
+
+    #[test]
+    fn a_success_starts_the_count_anew_and_an_abort_does_not() {
+        let mut breaker = Breaker::new(CONFIG);
+        breaker.record(0, false, Outcome::Failure);
+        breaker.record(0, false, Outcome::Failure);
+        breaker.record(0, false, Outcome::Success);
+        assert_eq!(breaker.snapshot(0), Snapshot::IDLE);
+        breaker.record(0, false, Outcome::Failure);
+        breaker.record(0, false, Outcome::Failure);
+        breaker.record(0, false, Outcome::Aborted);
+        assert_eq!(breaker.record(0, false, Outcome::Failure), Some(State::Open));
+    }
+
+    #[test]
+    fn refuses_until_the_very_millisecond_of_the_next_attempt() {
+        let mut breaker = opened(0);
+        assert_eq!(breaker.try_acquire(999), (Permit::Refused { next_attempt: 1_000 }, None));
+        assert_eq!(breaker.would_refuse(999), Some(1_000));
+        assert_eq!(breaker.would_refuse(1_000), None);
+        assert_eq!(breaker.try_acquire(1_000), (Permit::Granted { trial: true }, Some(State::HalfOpen)));
+    }
+
+    #[test]
+    fn refuses_all_others_while_the_trial_runs() {
+        let mut breaker = half_open(5_000);
+        assert_eq!(breaker.try_acquire(5_000), (Permit::Refused { next_attempt: 5_000 }, None));
+        assert_eq!(breaker.try_acquire(9_000_000), (Permit::Refused { next_attempt: 9_000_000 }, None));
+        assert_eq!(breaker.would_refuse(5_001), Some(5_001));
+        assert_eq!(breaker.snapshot(5_001).next_attempt, None);
+    }
+
+    #[test]
+    fn a_trial_that_succeeds_closes() {
+        let mut breaker = half_open(5_000);
+        assert_eq!(breaker.record(5_100, true, Outcome::Success), Some(State::Closed));
+        assert_eq!(breaker.snapshot(5_100), Snapshot::IDLE);
+        assert_eq!(breaker.try_acquire(5_100), (Permit::Granted { trial: false }, None));
+    }
+
+    #[test]
+    fn a_trial_that_fails_opens_for_the_whole_time_again() {
+        let mut breaker = half_open(5_000);
+        assert_eq!(breaker.record(5_400, true, Outcome::Failure), Some(State::Open));
+        let snapshot = breaker.snapshot(5_400);
+        assert_eq!(snapshot, Snapshot { state: State::Open, failures: 4, next_attempt: Some(6_400) });
+    }
+
+    #[test]
+    fn an_aborted_trial_is_given_to_the_next_caller_at_once() {
+        let mut breaker = half_open(5_000);
+        assert_eq!(breaker.record(5_010, true, Outcome::Aborted), None);
+        assert_eq!(breaker.would_refuse(5_010), None);
+        assert_eq!(breaker.snapshot(5_010).state, State::HalfOpen);
+        assert_eq!(breaker.try_acquire(5_010), (Permit::Granted { trial: true }, None));
+        assert_eq!(breaker.try_acquire(5_010), (Permit::Refused { next_attempt: 5_010 }, None));
+        assert_eq!(breaker.record(5_020, true, Outcome::Success), Some(State::Closed));
+    }
+
+    #[test]
+    fn late_results_disturb_neither_an_open_nor_a_half_open_breaker() {
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Aborted] {
+            let mut open = opened(0);
+            let before = open.snapshot(500);
+            assert_eq!(open.record(500, false, outcome), None, "{outcome:?}");
+            assert_eq!(open.snapshot(500), before, "{outcome:?}");
+
+            let mut trying = half_open(5_000);
+            assert_eq!(trying.record(5_001, false, outcome), None, "{outcome:?}");
+            assert_eq!(trying.would_refuse(5_001), Some(5_001), "{outcome:?}");
+            assert_eq!(trying.record(5_002, true, Outcome::Success), Some(State::Closed), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_trial_recorded_twice_counts_once() {
+        let mut breaker = half_open(5_000);
+        breaker.record(5_000, true, Outcome::Failure);
+        let before = breaker.snapshot(5_001);
+        assert_eq!(breaker.record(5_001, true, Outcome::Success), None);
+        assert_eq!(breaker.snapshot(5_001), before);
+    }
+
+    #[test]
+    fn an_endless_timeout_never_tries_again() {
+        let mut breaker = Breaker::new(BreakerConfig { threshold: 1, timeout: FOREVER });
+        assert_eq!(breaker.record(77, false, Outcome::Failure), Some(State::Open));
+        assert_eq!(breaker.try_acquire(FOREVER - 1), (Permit::Refused { next_attempt: FOREVER }, None));
+    }
+
+    #[test]
+    fn a_threshold_of_0_is_read_as_1() {
+        let mut breaker = Breaker::new(BreakerConfig { threshold: 0, timeout: 1 });
+        assert_eq!(breaker.try_acquire(0).0, Permit::Granted { trial: false });
+        assert_eq!(breaker.record(0, false, Outcome::Success), None);
+        assert_eq!(breaker.record(0, false, Outcome::Failure), Some(State::Open));
+    }
+
+    #[test]
+    fn each_origin_has_a_breaker_of_its_own() {
+        let breakers = Breakers::new(Some(CONFIG));
+        let (a, b) = (breakers.origin("a"), breakers.origin("b"));
+        assert_ne!(a, b);
+        assert_eq!(breakers.origin("a"), a);
+        assert_eq!(breakers.name(b).as_deref(), Some("b"));
+        for _ in 0..3 {
+            breakers.record(a, 0, false, Outcome::Failure);
+        }
+        assert_eq!(breakers.would_refuse(a, 1), Some(1_000));
+        assert_eq!(breakers.would_refuse(b, 1), None);
+        assert_eq!(breakers.snapshot("a", 1).state, State::Open);
+        let names: Vec<_> = breakers.snapshots(1).into_iter().map(|(name, s)| (name.to_string(), s.state)).collect();
+        assert_eq!(names, [("a".to_owned(), State::Open), ("b".to_owned(), State::Closed)]);
+    }
+
+    #[test]
+    fn asking_after_an_unknown_origin_creates_nothing() {
+        let breakers = Breakers::new(Some(CONFIG));
+        assert_eq!(breakers.snapshot("never used", 5), Snapshot::IDLE);
+        assert_eq!(breakers.snapshots(5), []);
+    }
+
+    #[test]
+    fn without_a_config_every_call_is_granted() {
+        let breakers = Breakers::new(None);
+        let id = breakers.origin("a");
+        assert_eq!(id, OriginId::NONE);
+        for _ in 0..100 {
+            assert_eq!(breakers.record(id, 0, false, Outcome::Failure), None);
+        }
+        assert_eq!(breakers.try_acquire(id, 0), (Permit::Granted { trial: false }, None));
+        assert_eq!((breakers.would_refuse(id, 0), breakers.name(id)), (None, None));
+        assert_eq!((breakers.snapshot("a", 0), breakers.snapshots(0)), (Snapshot::IDLE, vec![]));
+    }
+
+    #[test]
+    fn names_beyond_the_limit_run_without_a_breaker_and_take_no_memory() {
+        let breakers = Breakers::new(Some(CONFIG));
+        for n in 0..MAX_ORIGINS {
+            assert_ne!(breakers.origin(&n.to_string()), OriginId::NONE);
+        }
+        assert_eq!(breakers.origin("one more"), OriginId::NONE);
+        assert_ne!(breakers.origin("0"), OriginId::NONE);
+        assert_eq!(breakers.snapshots(0).len(), MAX_ORIGINS);
+    }
+
+    #[test]
+    fn of_many_threads_one_gets_the_trial() {
+        let breakers = Breakers::new(Some(CONFIG));
+        let id = breakers.origin("a");
+        for _ in 0..CONFIG.threshold {
+            breakers.record(id, 0, false, Outcome::Failure);
+        }
+        let trials = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let granted = |_: &u32| breakers.try_acquire(id, 2_000).0 == Permit::Granted { trial: true };
+                        (0..100).filter(granted).count()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(trials, 1);
+    }
+
+    /// What a user of a breaker does: time passes, calls begin, calls begun earlier end in any order.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Advance(Millis),
+        Begin,
+        End(prop::sample::Index, Outcome),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let outcome = prop_oneof![
+            3 => Just(Outcome::Failure),
+            2 => Just(Outcome::Success),
+            1 => Just(Outcome::Aborted),
+        ];
+        prop_oneof![
+            2 => (0..40u64).prop_map(Step::Advance),
+            4 => Just(Step::Begin),
+            4 => (any::<prop::sample::Index>(), outcome).prop_map(|(which, outcome)| Step::End(which, outcome)),
+        ]
+    }
+
+    /// The rules told over again, from the history of what happened and with no state of its own: replays every event
+    /// since the last change, so it is slow, and shares no code with the machine.
+    struct Model {
+        config: BreakerConfig,
+        /// Results of ordinary calls since the breaker last closed.
+        since_closed: Vec<Outcome>,
+        /// When the last ordinary or trial failure opened it; `None` while closed.
+        opened: Option<Millis>,
+        /// Trials begun since it last opened, each with its result once it has one.
+        trials: Vec<Option<Outcome>>,
+    }
+
+    impl Model {
+        fn state(&self) -> State {
+            match (self.opened, self.trials.is_empty()) {
+                (None, _) => State::Closed,
+                (Some(_), true) => State::Open,
+                (Some(_), false) => State::HalfOpen,
+            }
+        }
+
+        fn begin(&mut self, now: Millis) -> Permit {
+            let Some(opened) = self.opened else { return Permit::Granted { trial: false } };
+            if now - opened < self.config.timeout {
+                return Permit::Refused { next_attempt: opened + self.config.timeout };
+            }
+            if self.trials.iter().any(Option::is_none) {
+                return Permit::Refused { next_attempt: now };
+            }
+            self.trials.push(None);
+            Permit::Granted { trial: true }
+        }
+
+        fn end(&mut self, now: Millis, trial: bool, outcome: Outcome) {
+            if trial {
+                *self.trials.last_mut().unwrap() = Some(outcome);
+                match outcome {
+                    Outcome::Aborted => return,
+                    Outcome::Failure => self.opened = Some(now),
+                    Outcome::Success => (self.opened, self.since_closed) = (None, vec![]),
+                }
+                self.trials.clear();
+            } else if self.opened.is_none() {
+                self.since_closed.push(outcome);
+                let counted = self.since_closed.iter().rev().filter(|o| **o != Outcome::Aborted);
+                let in_a_row = counted.take_while(|o| **o == Outcome::Failure).count();
+                if in_a_row == self.config.threshold as usize {
+                    self.opened = Some(now);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn does_what_the_rules_say(
+            threshold in 1..5u32,
+            timeout in 1..100u64,
+            steps in prop::collection::vec(step(), 1..400),
+        ) {
+            let config = BreakerConfig { threshold, timeout };
+            let mut breaker = Breaker::new(config);
+            let mut model = Model { config, since_closed: vec![], opened: None, trials: vec![] };
+            let mut now = 0;
+            let mut running: Vec<bool> = vec![];
+            for step in steps {
+                let before = breaker.snapshot(now).state;
+                let changed = match step {
+                    Step::Advance(by) => {
+                        now += by;
+                        None
+                    }
+                    Step::Begin => {
+                        let foretold = breaker.would_refuse(now);
+                        let (permit, changed) = breaker.try_acquire(now);
+                        prop_assert_eq!(permit, model.begin(now));
+                        match permit {
+                            Permit::Granted { trial } => {
+                                prop_assert_eq!(foretold, None);
+                                running.push(trial);
+                            }
+                            Permit::Refused { next_attempt } => {
+                                prop_assert_eq!(foretold, Some(next_attempt));
+                                prop_assert!(next_attempt >= now);
+                                prop_assert_ne!(before, State::Closed);
+                            }
+                        }
+                        changed
+                    }
+                    Step::End(_, _) if running.is_empty() => None,
+                    Step::End(which, outcome) => {
+                        let trial = running.swap_remove(which.index(running.len()));
+                        let changed = breaker.record(now, trial, outcome);
+                        model.end(now, trial, outcome);
+                        changed
+                    }
+                };
+                let after = breaker.snapshot(now);
+                prop_assert_eq!(after.state, model.state());
+                prop_assert_eq!(changed, (after.state != before).then_some(after.state));
+                prop_assert!(running.iter().filter(|trial| **trial).count() <= 1);
+                match after.state {
+                    State::Closed => prop_assert!(after.failures < threshold),
+                    _ => prop_assert!(after.failures >= threshold),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Opening and closing, figures, events.
+
+use std::sync::Arc;
+
+use kvcache_engine::engine::{Config, Event};
+use kvcache_engine::load::breaker::BreakerConfig;
+use kvcache_engine::load::queue::Limits;
+use kvcache_engine::memory::EvictReason;
+use kvcache_engine::scheduler::Scheduled;
+use kvcache_engine::stats::latency::Summary;
+use napi::{Result, Status as NapiStatus};
+use napi_derive::napi;
+
+use crate::loading::unix_of;
+use crate::mailbox::Slot;
+use crate::thread::{Opened, with_cache, with_local};
+
+/// How a cache is set up; milliseconds and bytes.
+#[napi(object)]
+pub struct OpenOptions {
+    pub memory: f64,
+    pub concurrency: u32,
+    pub max_queued: u32,
+    pub retries: u32,
+    pub backoff: f64,
+    pub cooldown: f64,
+    /// 0 for no breaker.
+    pub breaker_threshold: u32,
+    pub breaker_timeout: f64,
+}
+
+/// Opens a cache. Its number in this thread.
+#[napi(catch_unwind)]
+pub fn open(options: OpenOptions) -> Result<u32> {
+    let breaker = (options.breaker_threshold > 0)
+        .then_some(BreakerConfig { threshold: options.breaker_threshold, timeout: options.breaker_timeout as u64 });
+    let config = Config {
+        memory: options.memory as u64,
+        queue: Limits {
+            concurrency: options.concurrency as usize,
+            max_queued: options.max_queued as usize,
+            retries: options.retries,
+        },
+        backoff: options.backoff as u64,
+        cooldown: options.cooldown as u64,
+        breaker,
+    };
+    with_local(|local| {
+        // A number is never used again, so that whatever still holds a closed cache's number meets no other cache.
+        let cache = local.caches.len() as u32;
+        let scheduled = Scheduled::open(config);
+        let slot = Slot { cache, mailbox: Arc::clone(&local.mailbox) };
+        let thread = scheduled.engine().attach(Arc::new(slot));
+        local.caches.push(Some(Opened { scheduled, thread }));
+        cache
+    })
+}
+
+/// Closes a cache: its memory is freed, its number means nothing any more.
+#[napi(catch_unwind)]
+pub fn close(cache: u32) -> Result<()> {
+    let opened = with_local(|local| local.caches.get_mut(cache as usize).and_then(Option::take))?;
+    drop(opened);
+    Ok(())
+}
+
+/// Gives an origin's breaker its number.
+#[napi(catch_unwind)]
+pub fn origin(cache: u32, name: String) -> Result<u32> {
+    Ok(with_cache(cache, |opened, _| opened.engine().origin(&name).number())?.unwrap_or(u32::MAX))
+}
+
+/// Names a route for the metrics.
+#[napi(catch_unwind)]
+pub fn name_route(cache: u32, route: u32, pattern: String) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().name_route(route as u16, &pattern))?;
+    Ok(())
+}
+
+/// Whether evictions are to be told.
+#[napi(catch_unwind)]
+pub fn tell_evictions(cache: u32, wanted: bool) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().tell_evictions(wanted))?;
+    Ok(())
+}
+
+/// Counts a failure that no flight reports.
+#[napi(catch_unwind)]
+pub fn count_error(cache: u32, route: u32) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().count_error(route as u16))?;
+    Ok(())
+}
+
+/// Counts a listener that threw.
+#[napi(catch_unwind)]
+pub fn count_listener_error(cache: u32) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().count_listener_error())?;
+    Ok(())
+}
+
+/// A latency's figures, microseconds.
+#[napi(object)]
+pub struct LatencyFigures {
+    pub count: f64,
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+impl From<&Summary> for LatencyFigures {
+    fn from(s: &Summary) -> Self {
+        Self { count: s.count as f64, p50: s.p50, p99: s.p99, p999: s.p999, max: s.max }
+    }
+}
+
+/// The latencies of a cache.
+#[napi(object)]
+pub struct Latency {
+    pub hit: LatencyFigures,
+    pub stale: LatencyFigures,
+    pub miss: LatencyFigures,
+    pub fetch: LatencyFigures,
+}
+
+/// The figures of a cache.
+#[napi(object)]
+pub struct Stats {
+    pub hits: f64,
+    pub near_hits: f64,
+    pub misses: f64,
+    pub stale: f64,
+    pub background_updates: f64,
+    pub errors: f64,
+    pub evictions: f64,
+    pub invalidations: f64,
+    pub coalesced: f64,
+    pub refreshes_dropped: f64,
+    pub hit_ratio: f64,
+    pub stale_ratio: f64,
+    pub entries: f64,
+    pub bytes: f64,
+    pub bytes_before_compression: f64,
+    pub queued: f64,
+    pub running: f64,
+    pub latency: Latency,
+}
+
+/// All figures of this moment.
+#[napi(catch_unwind)]
+pub fn stats(cache: u32) -> Result<Option<Stats>> {
+    with_cache(cache, |opened, _| {
+        let stats = opened.engine().stats();
+        let totals = &stats.totals;
+        Stats {
+            hits: totals.hits as f64,
+            near_hits: totals.near_hits as f64,
+            misses: totals.misses as f64,
+            stale: totals.stale as f64,
+            background_updates: totals.background_updates as f64,
+            errors: totals.errors as f64,
+            evictions: totals.evictions() as f64,
+            invalidations: totals.invalidations as f64,
+            coalesced: totals.coalesced as f64,
+            refreshes_dropped: totals.refreshes_dropped as f64,
+            hit_ratio: totals.hit_ratio(),
+            stale_ratio: totals.stale_ratio(),
+            entries: stats.entries as f64,
+            bytes: stats.bytes as f64,
+            bytes_before_compression: stats.value_bytes as f64,
+            queued: stats.queued as f64,
+            running: stats.running as f64,
+            latency: Latency {
+                hit: (&stats.latency.hit).into(),
+                stale: (&stats.latency.stale).into(),
+                miss: (&stats.latency.miss).into(),
+                fetch: (&stats.latency.fetch).into(),
+            },
+        }
+    })
+}
+
+/// All figures as Prometheus text.
+#[napi(catch_unwind)]
+pub fn metrics(cache: u32) -> Result<Option<String>> {
+    with_cache(cache, |opened, _| opened.engine().metrics())
+}
+
+/// Where a breaker stands.
+#[napi(object)]
+pub struct BreakerState {
+    pub state: String,
+    pub failures: u32,
+    /// Milliseconds since the UNIX epoch.
+    pub next_attempt: Option<f64>,
+}
+
+/// Where an origin's breaker stands.
+#[napi(catch_unwind)]
+pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
+    with_cache(cache, |opened, _| {
+        let snapshot = opened.engine().breaker(&origin);
+        BreakerState {
+            state: snapshot.state.as_str().to_owned(),
+            failures: snapshot.failures,
+            next_attempt: snapshot.next_attempt.map(|at| unix_of(opened, at)),
+        }
+    })
+}
+
+/// One event for this thread.
+#[napi(object)]
+pub struct EventOut {
+    pub cache: u32,
+    /// 'start', 'dropped', 'timeout', 'idle', 'evict' or 'breaker'.
+    pub kind: String,
+    /// The batch or the flight; of an eviction the bytes.
+    pub id: f64,
+    /// The key or the origin.
+    pub name: Option<String>,
+    /// The reason or the state.
+    pub detail: Option<String>,
+}
+
+impl EventOut {
+    fn new(cache: u32, event: Event) -> Self {
+        let (kind, id, name, detail) = match event {
+            Event::Start(batch) => ("start", batch, None, None),
+            Event::Dropped(batch) => ("dropped", batch, None, None),
+            Event::TimedOut(token) => ("timeout", token, None, None),
+            Event::Idle => ("idle", 0, None, None),
+            Event::Evicted { key, bytes, reason } => {
+                let reason = match reason {
+                    EvictReason::Budget => "budget",
+                    EvictReason::Expired => "expired",
+                };
+                ("evict", bytes, Some(key.to_string()), Some(reason.to_owned()))
+            }
+            Event::Breaker { origin, state } => {
+                ("breaker", 0, Some(origin.to_string()), Some(state.as_str().to_owned()))
+            }
+        };
+        Self { cache, kind: kind.to_owned(), id: id as f64, name, detail }
+    }
+}
+
+/// Takes the events that wait for this thread.
+#[napi(catch_unwind)]
+pub fn drain() -> Result<Vec<EventOut>> {
+    let events = with_local(|local| local.mailbox.drain())?;
+    Ok(events.into_iter().map(|(cache, event)| EventOut::new(cache, event)).collect())
+}
+
+/// The version of the addon, which is that of the package.
+#[napi(catch_unwind)]
+pub fn version() -> Result<String, NapiStatus> {
+    Ok(env!("CARGO_PKG_VERSION").to_owned())
+}

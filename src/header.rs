@@ -1,0 +1,80 @@
+//! The numbers that travel beside a call, in an array shared with JavaScript. `lib/native.js` has the same list.
+
+/// What became of the call: see [`Status`].
+pub const STATUS: usize = 0;
+/// Out: how the value is to be read, a `Kind`.
+pub const KIND: usize = 1;
+/// Out: age of the value, milliseconds.
+pub const AGE: usize = 2;
+/// Out: its effective maxAge, milliseconds, may be infinite.
+pub const MAX_AGE: usize = 3;
+/// Out: a flight, or a batch.
+pub const TOKEN: usize = 4;
+/// Out: 1 when the stale value found is not being refreshed yet.
+pub const REFRESH_DUE: usize = 5;
+/// Out, after every call: 1 when events wait in the mailbox.
+pub const PENDING: usize = 6;
+/// Out: when an open circuit may be tried, milliseconds since the UNIX epoch.
+pub const NEXT_ATTEMPT: usize = 7;
+/// Out: 1 when the value has metadata, which `takeMetadata()` gives.
+pub const HAS_METADATA: usize = 8;
+/// Out: 1 when there is a copy in hand.
+pub const HAS_COPY: usize = 9;
+/// Out: where a batch stands, a `BatchEnd`.
+pub const BATCH_END: usize = 10;
+/// Out: of a value that is too large, its bytes and the limit; and 1 when the limit is the memory budget.
+pub const BYTES: usize = 11;
+pub const LIMIT: usize = 12;
+pub const LIMIT_IS_BUDGET: usize = 13;
+
+/// In: ages, milliseconds, may be infinite.
+pub const IN_MAX_AGE: usize = 16;
+pub const IN_STALE_AGE: usize = 17;
+pub const IN_STALE_IF_ERROR: usize = 18;
+/// In: the route, 0 for none.
+pub const IN_ROUTE: usize = 19;
+/// In: the origin's number.
+pub const IN_ORIGIN: usize = 20;
+/// In: milliseconds, may be infinite.
+pub const IN_HARD_TIMEOUT: usize = 21;
+/// In: the flight whose fetcher asks, 0 for none.
+pub const IN_PARENT: usize = 22;
+
+/// Length of the array.
+pub const LENGTH: usize = 32;
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i8)]
+pub enum Status {
+    /// No cache of that number: it was closed.
+    Closed = -1,
+    /// Not a string, empty, too long, or with a lone surrogate.
+    InvalidKey = -2,
+    /// See [`BYTES`].
+    TooLarge = -3,
+    /// The data given cannot be read: not a string where text is due, not bytes where bytes are.
+    InvalidData = -4,
+    /// Nothing there, or nothing to say.
+    None = 0,
+    /// A value, fresh.
+    Fresh = 1,
+    /// A value, stale.
+    Stale = 2,
+    /// A value that may stand in for a failed load.
+    OnError = 3,
+    /// The caller leads the flight [`TOKEN`].
+    Lead = 4,
+    /// The caller waits for the flight [`TOKEN`].
+    Join = 5,
+    /// The circuit is open until [`NEXT_ATTEMPT`].
+    Refused = 6,
+    /// The caller would wait for itself.
+    Recursion = 7,
+    /// Done.
+    Done = 8,
+    /// What was reported was not stored: there was nothing to store, or the key was written meanwhile.
+    Unstored = 9,
+    /// The flight had ended before.
+    Gone = 10,
+}

@@ -1,0 +1,205 @@
+//! Calls around a load: begin, what came of it, and the background refreshes.
+
+use kvcache_engine::clock::{Clock, Millis};
+use kvcache_engine::engine::{BatchEnd, Begin, Begun, Loaded, Refresh, Settled, Stored};
+use kvcache_engine::entry::Kind;
+use kvcache_engine::error::Limit;
+use kvcache_engine::load::breaker::{OriginId, Outcome};
+use napi::bindgen_prelude::ToNapiValue;
+use napi::{Env, Result, sys};
+use napi_derive::napi;
+
+use crate::header::{self, Status};
+use crate::raw::{Raw, append_text, undefined, value_of, with_key};
+use crate::thread::{Header, Local, Opened, with_cache, with_local};
+use crate::writing::{read_data, value_in};
+
+/// Flag: load even where a value is fresh.
+const FORCE: u32 = 1;
+/// Flag: ask the breaker, and answer to it.
+const PERMIT: u32 = 2;
+
+/// Begins a load, with the route, origin, hardTimeout and parent of the header. Status `Fresh` or `Stale` with a value that
+/// is there by now, `Lead`, `Join`, `Refused` or `Recursion`.
+#[napi(catch_unwind)]
+pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
+    let env = env.raw();
+    with_local(|local| {
+        let Some(opened) = local.cache(cache) else { return undefined(env) };
+        let header = &local.header;
+        let begin = Begin {
+            thread: opened.thread,
+            parent: header.get(header::IN_PARENT) as u64,
+            origin: OriginId::from_number(header.get(header::IN_ORIGIN) as u32),
+            route: header.get(header::IN_ROUTE) as u16,
+            hard_timeout: header.millis(header::IN_HARD_TIMEOUT),
+            force: flags & FORCE != 0,
+            permit: flags & PERMIT != 0,
+        };
+        let Some(begun) = with_key(env, key, |key| opened.engine().begin(key, &begin)) else {
+            header.status(Status::InvalidKey);
+            return undefined(env);
+        };
+        match begun {
+            Begun::Hit(found) => {
+                header.found(&found);
+                let value = value_of(env, &found.entry);
+                local.found = Some(found.entry);
+                return value;
+            }
+            Begun::Lead { token, stale } => {
+                header.status(Status::Lead);
+                header.set(header::TOKEN, token as f64);
+                header.set(header::HAS_COPY, f64::from(u8::from(stale.is_some())));
+            }
+            Begun::Join(token) => {
+                header.status(Status::Join);
+                header.set(header::TOKEN, token as f64);
+            }
+            Begun::Refused { next_attempt } => {
+                header.status(Status::Refused);
+                header.set(header::NEXT_ATTEMPT, unix_of(opened, next_attempt));
+            }
+            Begun::Recursion => header.status(Status::Recursion),
+        }
+        undefined(env)
+    })
+}
+
+/// A moment of the engine's clock as milliseconds since the UNIX epoch.
+pub fn unix_of(opened: &Opened, at: Millis) -> f64 {
+    let clock: &dyn Clock = opened.engine().clock();
+    (clock.unix_millis() + at.saturating_sub(clock.now_millis())) as f64
+}
+
+fn report(header: &Header, opened: &Opened, settled: Settled) {
+    match settled.stored {
+        Stored::Yes => header.status(Status::Done),
+        Stored::No => header.status(Status::Unstored),
+        Stored::Gone => header.status(Status::Gone),
+        Stored::TooLarge { bytes } => header.too_large(bytes, Limit::Budget(opened.engine().budget())),
+    }
+    header.set(
+        header::BATCH_END,
+        match settled.batch {
+            BatchEnd::None => 0.0,
+            BatchEnd::Finished => 1.0,
+            BatchEnd::Retry => 2.0,
+        },
+    );
+}
+
+fn settle_with(local: &Local, cache: u32, token: f64, loaded: &Loaded<'_>) {
+    if let Some(opened) = local.cache(cache) {
+        report(&local.header, opened, opened.engine().settle(token as u64, loaded));
+    }
+}
+
+/// Reports the value that a flight brought, with the ages and the route of the header. Status `Done`, `Unstored`, `Gone` or
+/// `TooLarge`.
+#[napi(catch_unwind)]
+pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+    with_local(|local| match Kind::from_u8(kind) {
+        Some(kind) if read_data(local, env.raw(), kind, data, metadata) => {
+            settle_with(local, cache, token, &Loaded::Value(value_in(local, kind)));
+        }
+        _ => local.header.status(Status::InvalidData),
+    })
+}
+
+/// Reports that the copy in hand is still good; its metadata stays where `metadata` is ''.
+#[napi(catch_unwind)]
+pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw) -> Result<()> {
+    with_local(|local| {
+        local.scratch_metadata.clear();
+        if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
+            local.header.status(Status::InvalidData);
+            return;
+        }
+        let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
+        settle_with(local, cache, token, &Loaded::NotModified { ages: local.header.ages(), metadata });
+    })
+}
+
+/// Reports that a flight ended well and brought nothing to be stored.
+#[napi(catch_unwind)]
+pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
+    with_local(|local| settle_with(local, cache, token, &Loaded::Unstored))
+}
+
+/// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort. Status `Unstored` or
+/// `Gone`.
+#[napi(catch_unwind)]
+pub fn fail(cache: u32, token: f64, outcome: u8) -> Result<()> {
+    with_cache(cache, |opened, header| {
+        let (outcome, failed) = match outcome {
+            0 => (Outcome::Success, true),
+            1 => (Outcome::Failure, true),
+            _ => (Outcome::Aborted, false),
+        };
+        report(header, opened, opened.engine().fail(token as u64, outcome, failed));
+    })?;
+    Ok(())
+}
+
+/// Queues a refresh of stale keys as one batch, with the route, origin and hardTimeout of the header. Its number; 0 if there
+/// is nothing to refresh.
+#[napi(catch_unwind)]
+pub fn refresh(cache: u32, keys: Vec<String>) -> Result<f64> {
+    let batch = with_cache(cache, |opened, header| {
+        header.status(Status::Done);
+        let refresh = Refresh {
+            thread: opened.thread,
+            origin: OriginId::from_number(header.get(header::IN_ORIGIN) as u32),
+            route: header.get(header::IN_ROUTE) as u16,
+            hard_timeout: header.millis(header::IN_HARD_TIMEOUT),
+        };
+        opened.engine().refresh(keys.iter().map(String::as_bytes), &refresh).unwrap_or(0)
+    })?;
+    Ok(batch.unwrap_or(0) as f64)
+}
+
+/// One key of a batch that has started.
+pub struct StartedKey {
+    key: String,
+    token: f64,
+    has_copy: bool,
+}
+
+impl ToNapiValue for StartedKey {
+    unsafe fn to_napi_value(env: sys::napi_env, started: Self) -> Result<sys::napi_value> {
+        // SAFETY: `env` is that of this call, as the caller promises.
+        unsafe { ToNapiValue::to_napi_value(env, (started.key, started.token, started.has_copy)) }
+    }
+}
+
+/// Starts a batch: `[key, token, hasCopy]` for each of its keys, none if nothing is left of it.
+#[napi(catch_unwind, ts_return_type = "[string, number, boolean][]")]
+pub fn start(cache: u32, batch: f64) -> Result<Vec<StartedKey>> {
+    let started = with_cache(cache, |opened, header| {
+        header.status(Status::Done);
+        let started = opened.engine().start(batch as u64);
+        started
+            .into_iter()
+            .map(|one| StartedKey {
+                key: String::from_utf8_lossy(&one.key).into_owned(),
+                token: one.token as f64,
+                has_copy: one.stale.is_some(),
+            })
+            .collect()
+    })?;
+    Ok(started.unwrap_or_default())
+}
+
+/// Whether no refresh waits or runs; if not, an `Idle` event follows.
+#[napi(catch_unwind)]
+pub fn flush(cache: u32) -> Result<bool> {
+    Ok(with_cache(cache, |opened, _| opened.engine().flush())?.unwrap_or(true))
+}
+
+/// Drops every refresh that does not run yet.
+#[napi(catch_unwind)]
+pub fn drop_queued(cache: u32) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().drop_queued())?;
+    Ok(())
+}

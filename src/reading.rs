@@ -1,0 +1,113 @@
+//! Calls that read.
+
+use kvcache_engine::clock::Clock;
+use napi::{Env, Result};
+use napi_derive::napi;
+
+use crate::header::Status;
+use crate::raw::{Raw, text, undefined, value_of, with_key};
+use crate::thread::{Local, with_local};
+
+/// Flag: keep the metadata for `takeMetadata()`.
+const WANT_METADATA: u32 = 1;
+/// Flag: nothing will be loaded if nothing is found; counts a miss under the route in the upper half.
+const GIVE_UP: u32 = 2;
+
+/// Looks a key up for a get. Status `Fresh` or `Stale` with the value, or `None`.
+#[napi(catch_unwind)]
+pub fn lookup(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
+    let give_up = (flags & GIVE_UP != 0).then_some((flags >> 16) as u16);
+    find(&env, cache, key, flags, |engine, key| engine.lookup(key, give_up))
+}
+
+/// As `lookup`, without being counted: status `Fresh`, `Stale` or `OnError` with the value, or `None`.
+#[napi(catch_unwind)]
+pub fn peek(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
+    find(&env, cache, key, flags, |engine, key| engine.peek(key))
+}
+
+fn find(
+    env: &Env,
+    cache: u32,
+    key: Raw,
+    flags: u32,
+    look: impl FnOnce(&kvcache_engine::engine::Engine, &[u8]) -> Option<kvcache_engine::engine::Found>,
+) -> Result<Raw> {
+    let env = env.raw();
+    with_local(|local| {
+        let Some(opened) = local.cache(cache) else { return undefined(env) };
+        let Some(found) = with_key(env, key, |key| look(opened.engine(), key)) else {
+            local.header.status(Status::InvalidKey);
+            return undefined(env);
+        };
+        let Some(found) = found else {
+            local.header.status(Status::None);
+            return undefined(env);
+        };
+        local.header.found(&found);
+        let value = value_of(env, &found.entry);
+        if flags & WANT_METADATA != 0 {
+            local.found = Some(found.entry);
+        }
+        value
+    })
+}
+
+/// The value of the copy in hand of a flight that has not ended. Its status is that of `peek`.
+#[napi(catch_unwind)]
+pub fn copy_in_hand(env: Env, cache: u32, token: f64) -> Result<Raw> {
+    let env = env.raw();
+    with_local(|local| {
+        let Some(opened) = local.cache(cache) else { return undefined(env) };
+        let Some(found) = opened.engine().copy_in_hand(token as u64) else {
+            local.header.status(Status::None);
+            return undefined(env);
+        };
+        local.header.found(&found);
+        let value = value_of(env, &found.entry);
+        local.found = Some(found.entry);
+        value
+    })
+}
+
+/// The metadata, as JSON text, of the value that was found last with that wish.
+#[napi(catch_unwind)]
+pub fn take_metadata(env: Env) -> Result<Raw> {
+    let env = env.raw();
+    with_local(|local: &mut Local| match local.found.take() {
+        Some(entry) if !entry.metadata().is_empty() => text(env, entry.metadata()),
+        _ => undefined(env),
+    })
+}
+
+/// A page of keys.
+#[napi(object)]
+pub struct Page {
+    pub names: Vec<String>,
+    /// Seconds since the UNIX epoch; 0 for never.
+    pub expirations: Vec<f64>,
+    /// JSON text; '' for none.
+    pub metadata: Vec<String>,
+    pub complete: bool,
+}
+
+/// Up to `limit` keys that begin with `prefix` and come after `after`, in byte order.
+#[napi(catch_unwind)]
+pub fn list(cache: u32, prefix: String, after: Option<String>, limit: u32) -> Result<Option<Page>> {
+    with_local(|local| {
+        let engine = local.cache(cache)?.engine();
+        let (entries, complete) = engine.list(prefix.as_bytes(), after.as_ref().map(String::as_bytes), limit as usize);
+        let clock: &dyn Clock = engine.clock();
+        let (now, unix) = (clock.now_millis(), clock.unix_millis());
+        let expiration = |until: u64| match until.checked_sub(now) {
+            Some(left) if until != kvcache_engine::clock::FOREVER => ((unix + left) / 1000) as f64,
+            _ => 0.0,
+        };
+        Some(Page {
+            names: entries.iter().map(|entry| entry.key_str().to_owned()).collect(),
+            expirations: entries.iter().map(|entry| expiration(entry.header().stale_until)).collect(),
+            metadata: entries.iter().map(|entry| String::from_utf8_lossy(entry.metadata()).into_owned()).collect(),
+            complete,
+        })
+    })
+}

@@ -1,0 +1,191 @@
+//! What the addon keeps for each JavaScript thread: the shared header, the mailbox, the open caches, scratch memory.
+
+use std::cell::RefCell;
+use std::ptr;
+use std::sync::Arc;
+
+use kvcache_engine::clock::{FOREVER, Millis};
+use kvcache_engine::engine::{Engine, Found, ThreadId};
+use kvcache_engine::entry::{Ages, Entry, Freshness};
+use kvcache_engine::error::{Error as EngineError, Limit};
+use kvcache_engine::scheduler::Scheduled;
+use napi::{Env, Error, Result, sys};
+use napi_derive::napi;
+
+use crate::header::{self, Status};
+use crate::mailbox::{Bell, Mailbox};
+use crate::raw::Raw;
+
+thread_local! {
+    static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
+}
+
+/// The state of one thread.
+pub struct Local {
+    pub header: Header,
+    pub mailbox: Arc<Mailbox>,
+    pub caches: Vec<Option<Opened>>,
+    /// Data on its way into the engine. Kept between calls, up to a size.
+    pub scratch: Vec<u8>,
+    /// Metadata on its way into the engine.
+    pub scratch_metadata: Vec<u8>,
+    /// Whose metadata `takeMetadata()` gives.
+    pub found: Option<Entry>,
+    /// Entries prepared for a putMany.
+    pub staged: Vec<Entry>,
+}
+
+/// A cache as a thread has opened it.
+pub struct Opened {
+    pub scheduled: Scheduled,
+    pub thread: ThreadId,
+}
+
+/// The array shared with JavaScript.
+pub struct Header(*mut f64);
+
+/// Scratch memory kept between calls, bytes.
+const SCRATCH_KEPT: usize = 1024 * 1024;
+
+impl Header {
+    pub fn set(&self, index: usize, value: f64) {
+        debug_assert!(index < header::LENGTH);
+        // SAFETY: `init` checked that the array has LENGTH numbers; JavaScript keeps it for the life of the thread, and
+        // only this thread touches it.
+        unsafe { self.0.add(index).write(value) };
+    }
+
+    pub fn get(&self, index: usize) -> f64 {
+        debug_assert!(index < header::LENGTH);
+        // SAFETY: as in `set`.
+        unsafe { self.0.add(index).read() }
+    }
+
+    pub fn status(&self, status: Status) {
+        self.set(header::STATUS, f64::from(status as i8));
+    }
+
+    /// A number of milliseconds that JavaScript left, `Infinity` being for ever.
+    pub fn millis(&self, index: usize) -> Millis {
+        // The cast saturates, and takes what is no number as 0.
+        let value = self.get(index);
+        if value == f64::INFINITY { FOREVER } else { value as Millis }
+    }
+
+    pub fn ages(&self) -> Ages {
+        Ages {
+            max_age: self.millis(header::IN_MAX_AGE),
+            stale_age: self.millis(header::IN_STALE_AGE),
+            stale_if_error: self.millis(header::IN_STALE_IF_ERROR),
+        }
+    }
+
+    /// Describes a found value, its status included.
+    pub fn found(&self, found: &Found) {
+        let h = found.entry.header();
+        self.status(match found.freshness {
+            Freshness::Fresh => Status::Fresh,
+            Freshness::Stale => Status::Stale,
+            Freshness::OnError => Status::OnError,
+            Freshness::Dead => Status::None,
+        });
+        self.set(header::KIND, f64::from(h.kind as u8));
+        self.set(header::AGE, found.age as f64);
+        let endless = h.fresh_until == FOREVER;
+        self.set(header::MAX_AGE, if endless { f64::INFINITY } else { (h.fresh_until - h.stored_at) as f64 });
+        self.set(header::REFRESH_DUE, f64::from(u8::from(found.refresh_due)));
+        self.set(header::HAS_METADATA, f64::from(u8::from(!found.entry.metadata().is_empty())));
+    }
+
+    /// Describes an engine's refusal.
+    pub fn refused(&self, error: &EngineError) {
+        match error {
+            EngineError::ValueTooLarge { bytes, limit, .. } => self.too_large(*bytes, *limit),
+            EngineError::Closed => self.status(Status::Closed),
+            _ => self.status(Status::InvalidKey),
+        }
+    }
+
+    /// Describes a value that is too large.
+    pub fn too_large(&self, bytes: u64, limit: Limit) {
+        self.status(Status::TooLarge);
+        self.set(header::BYTES, bytes as f64);
+        self.set(header::LIMIT, limit.bytes() as f64);
+        self.set(header::LIMIT_IS_BUDGET, f64::from(u8::from(matches!(limit, Limit::Budget(_)))));
+    }
+}
+
+impl Local {
+    /// The engine of a cache; with none, the status says so.
+    pub fn cache(&self, cache: u32) -> Option<&Opened> {
+        let opened = self.caches.get(cache as usize).and_then(Option::as_ref);
+        if opened.is_none() {
+            self.header.status(Status::Closed);
+        }
+        opened
+    }
+}
+
+impl Opened {
+    pub fn engine(&self) -> &Arc<Engine> {
+        self.scheduled.engine()
+    }
+}
+
+/// Runs `body` with the thread's state, and tells JavaScript afterwards whether events wait.
+pub fn with_local<R>(body: impl FnOnce(&mut Local) -> R) -> Result<R> {
+    LOCAL.with(|cell| {
+        let mut local = cell.borrow_mut();
+        let local =
+            local.as_mut().ok_or_else(|| Error::from_reason("kvcache: init() was not called in this thread"))?;
+        let result = body(local);
+        if local.scratch.capacity() > SCRATCH_KEPT {
+            local.scratch = Vec::new();
+        }
+        local.header.set(header::PENDING, f64::from(u8::from(local.mailbox.pending())));
+        Ok(result)
+    })
+}
+
+/// As [`with_local`], for one cache. `None` where it is closed.
+pub fn with_cache<R>(cache: u32, body: impl FnOnce(&Opened, &Header) -> R) -> Result<Option<R>> {
+    with_local(|local| local.cache(cache).map(|opened| body(opened, &local.header)))
+}
+
+/// Prepares this thread: `header` is a `Float64Array` of 32 numbers that JavaScript keeps for good, `bell` is called when
+/// events wait that no call of this thread has caused.
+#[napi(catch_unwind)]
+pub fn init(env: Env, header: Raw, bell: Bell) -> Result<()> {
+    let mut kind = 0;
+    let mut length = 0;
+    let mut data = ptr::null_mut();
+    // SAFETY: the out parameters outlive the call; those that are null are not asked for.
+    let status = unsafe {
+        sys::napi_get_typedarray_info(
+            env.raw(),
+            header.0,
+            &mut kind,
+            &mut length,
+            &mut data,
+            ptr::null_mut(),
+            ptr::null_mut(),
+        )
+    };
+    if status != sys::Status::napi_ok || kind != sys::TypedarrayType::float64_array || length < header::LENGTH {
+        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 32 numbers"));
+    }
+    let local = Local {
+        header: Header(data.cast()),
+        mailbox: Arc::new(Mailbox::new(bell)),
+        caches: Vec::new(),
+        scratch: Vec::new(),
+        scratch_metadata: Vec::new(),
+        found: None,
+        staged: Vec::new(),
+    };
+    LOCAL.with(|cell| *cell.borrow_mut() = Some(local));
+    napi::bindgen_prelude::retain_current_module_for_unload_safety();
+    // The thread of a worker ends with its environment: its caches are closed then, not when the thread's memory goes.
+    env.add_env_cleanup_hook((), |()| LOCAL.with(|cell| drop(cell.borrow_mut().take())))?;
+    Ok(())
+}
