@@ -1,0 +1,145 @@
+// @ts-check
+/**
+ * The replay: sends the trace's requests to the service, on time whatever the answers do (an open loop), and notes
+ * when each was answered, with what, and whether it was the right answer.
+ *
+ * Latency counts from the moment a request was due, not from the moment it was sent: where the service or this process
+ * falls behind, that shows instead of being hidden (coordinated omission). Requests are due as a Poisson process; the
+ * timer has a grain of one millisecond, which is part of every latency reported here.
+ */
+import http from 'node:http'
+import { answerRunner, configuration, tell } from './child.mjs'
+import { exponential, uniform } from './random.mjs'
+import { ERROR, SOURCES } from './sources.mjs'
+import { readTrace } from './trace.mjs'
+
+/** @type {{ port: number, useCache: boolean, config: import('./config.mjs').DemoConfig }} */
+const { port, useCache, config } = configuration()
+
+/**
+ * One element a request, in the order of the trace.
+ * @typedef {object} Samples
+ * @property {number} startedAt milliseconds since the UNIX epoch of the start
+ * @property {Float64Array} dueMs from the start
+ * @property {Float32Array} lateMs how long after that it was sent
+ * @property {Float32Array} latencyMs from due to the last byte of the answer
+ * @property {Uint16Array} statuses 0: no answer
+ * @property {Uint8Array} sources where the page came from, or that there was none: codes of sources.mjs
+ * @property {string[]} wrong answers that were not what they had to be, the first few
+ * @property {number} wrongCount
+ */
+
+/** How many wrong answers are described. */
+const WRONG_KEPT = 5
+/** How often the runner is told how far the replay is. */
+const PROGRESS_MS = 250
+/** How long before the first request is due. */
+const LEAD_MS = 100
+
+const { requests, rate, seed, clientTimeoutMs } = config.traffic
+const pages = readTrace(requests)
+const agent = new http.Agent({ keepAlive: true, maxFreeSockets: 4096 })
+
+const dueMs = new Float64Array(requests)
+const lateMs = new Float32Array(requests)
+const latencyMs = new Float32Array(requests)
+const statuses = new Uint16Array(requests)
+const sources = new Uint8Array(requests)
+/** @type {string[]} */
+const wrong = []
+let wrongCount = 0
+let sent = 0
+let answered = 0
+/** Answers so far by code of source. */
+const counts = SOURCES.map(() => 0)
+
+const gap = exponential(uniform(seed), 1000 / rate)
+for (let n = 0, due = 0; n < requests; n++) dueMs[n] = due += gap()
+
+let startNow = 0
+/** @type {(samples: Samples) => void} */
+let finished = () => {}
+
+function sendWhatIsDue() {
+  const elapsed = performance.now() - startNow
+  while (sent < requests && dueMs[sent] <= elapsed) send(sent++)
+  if (sent < requests) setTimeout(sendWhatIsDue, dueMs[sent] - (performance.now() - startNow))
+}
+
+/** @param {number} n */
+function send(n) {
+  lateMs[n] = performance.now() - startNow - dueMs[n]
+  const request = http.get({ host: '127.0.0.1', port, path: `/products/${pages[n]}`, agent, timeout: clientTimeoutMs })
+  request.on('timeout', () => request.destroy(new Error(`no answer within ${clientTimeoutMs} ms`)))
+  request.on('error', error => settle(n, 0, ERROR, `no answer: ${error.message}`))
+  request.on('response', response => {
+    const chunks = /** @type {Buffer[]} */ ([])
+    response.on('data', chunk => chunks.push(chunk))
+    response.on('error', error => settle(n, 0, ERROR, `answer cut off: ${error.message}`))
+    response.on('end', () => {
+      const status = response.statusCode ?? 0
+      const source = status === 200 ? SOURCES.indexOf(/** @type {any} */ (response.headers['x-cache'])) : ERROR
+      settle(n, status, Math.max(source, ERROR), fault(pages[n], response, Buffer.concat(chunks)))
+    })
+  })
+}
+
+/**
+ * @param {number} n
+ * @param {number} status
+ * @param {number} source
+ * @param {string | undefined} faultFound
+ */
+function settle(n, status, source, faultFound) {
+  latencyMs[n] = performance.now() - startNow - dueMs[n]
+  statuses[n] = status
+  sources[n] = source
+  counts[source] += 1
+  if (faultFound !== undefined && wrongCount++ < WRONG_KEPT) wrong.push(`request ${n}, product ${pages[n]}: ${faultFound}`)
+  if (++answered < requests) return
+  clearInterval(reporting)
+  agent.destroy()
+  const startedAt = performance.timeOrigin + startNow
+  finished({ startedAt, dueMs, lateMs, latencyMs, statuses, sources, wrong, wrongCount })
+}
+
+/**
+ * What is wrong with an answer, if anything: another product's page, or an age that its X-Cache does not allow.
+ * @param {number} page
+ * @param {http.IncomingMessage} response
+ * @param {Buffer} body
+ */
+function fault(page, { statusCode, headers }, body) {
+  const xCache = headers['x-cache']
+  if (statusCode !== 200) return [502, 503, 504].includes(statusCode ?? 0) ? undefined : `status ${statusCode}`
+  if (!body.subarray(0, 24).toString('latin1').startsWith(`{"id":${page},`)) return 'the page of another product'
+  if (!useCache) return xCache === 'BYPASS' ? undefined : `X-Cache: ${xCache} without a cache`
+  if (!/^kvcache; (hit|fwd=)/.test(String(headers['cache-status']))) return `Cache-Status: ${headers['cache-status']}`
+  if (!/^\d+$/.test(headers.age ?? '')) return `Age: ${headers.age}`
+  const age = Number(headers.age)
+  const { maxAge, staleAge, staleIfError } = config.cache
+  const limit = { HIT: maxAge, STALE: staleAge, MISS: 0, 'STALE-IF-ERROR': staleIfError }[String(xCache)]
+  if (limit === undefined) return `X-Cache: ${xCache}`
+  return age <= limit ? undefined : `X-Cache: ${xCache} with Age: ${age}, which must be at most ${limit}`
+}
+
+const reporting = setInterval(() => {
+  tell('progress', { sent, answered, counts })
+}, PROGRESS_MS)
+
+answerRunner({
+  /** Resolves when the schedule has begun, with the moment, milliseconds since the UNIX epoch. */
+  start: () => {
+    startNow = performance.now() + LEAD_MS
+    setTimeout(sendWhatIsDue, LEAD_MS)
+    return performance.timeOrigin + startNow
+  },
+
+  /** Asked right after start. @returns {Promise<Samples>} when every request has been answered, or given up */
+  finish: () =>
+    new Promise(resolve => {
+      finished = resolve
+    })
+})
+
+tell('ready')

@@ -1,0 +1,115 @@
+// @ts-check
+/**
+ * One replay: an origin, a service in front of it and a client, each a process; and what happens to the origin while
+ * the client sends its requests. Both replays, with the cache and without, are this with one switch changed.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { phaseAt } from './config.mjs'
+import { count, percent } from './format.mjs'
+import { Child } from './processes.mjs'
+import { SOURCES } from './sources.mjs'
+
+/**
+ * @param {object} options
+ * @param {boolean} options.useCache
+ * @param {import('./config.mjs').DemoConfig} options.config
+ * @param {import('./progress.mjs').Progress} options.progress
+ * @returns {Promise<import('./figures.mjs').Run>}
+ */
+export async function replayTrace({ useCache, config, progress }) {
+  // Whatever ends this replay early also ends the schedule of the origin, which would start another process.
+  const abandoned = new AbortController()
+  /** @type {(error: Error) => void} */
+  let fail = () => {}
+  /** Rejects when a process ends that should not. @type {Promise<never>} */
+  const failure = new Promise((_, reject) => {
+    fail = error => {
+      abandoned.abort()
+      reject(error)
+    }
+  })
+  failure.catch(() => {})
+  /** @template T @param {Promise<T>} work @returns {Promise<T>} */
+  const orFail = work => Promise.race([work, failure])
+
+  const revisionsFrom = Date.now()
+  const startOrigin = (/** @type {number} */ port) =>
+    new Child('origin', './origin.mjs', { origin: config.origin, port, startedAt: revisionsFrom }, { onFailure: fail })
+  let origin = startOrigin(0)
+  let { port } = await orFail(origin.ready)
+
+  let originRequests = 0
+  let breaker = ''
+  const service = new Child('service', './service.mjs', { useCache, originPort: port, config }, {
+    onFailure: fail,
+    onTold: (_, value) => {
+      originRequests = value.originRequests
+      breaker = value.breaker ?? ''
+    }
+  })
+  const { port: servicePort } = await orFail(service.ready)
+
+  let startedAt = 0
+  const phases = config.phases.map(phase => ({ ...phase }))
+  const client = new Child('replay', './replay.mjs', { port: servicePort, useCache, config }, {
+    onFailure: fail,
+    onTold: (_, { answered, counts }) => {
+      const phase = phases[phaseAt(phases, Date.now() - startedAt)].label
+      progress.update({ answered, phase, detail: describe(counts, originRequests, breaker) })
+    }
+  })
+  await orFail(client.ready)
+
+  startedAt = await orFail(client.ask('start'))
+  const finished = client.ask('finish')
+  const originLife = { killedBy: /** @type {string | null} */ (null), restarted: false }
+
+  /** Changes the origin at the start of each phase, and notes when that was done. */
+  async function leadOriginThroughPhases() {
+    for (const [n, phase] of phases.entries()) {
+      await sleep(startedAt + config.phases[n].startMs - Date.now(), undefined, { signal: abandoned.signal })
+      if (phase.name === 'down') {
+        originLife.killedBy = await origin.kill()
+      } else if (originLife.killedBy !== null && !originLife.restarted) {
+        origin = startOrigin(port)
+        port = (await origin.ready).port
+        await service.ask('origin', port)
+        originLife.restarted = true
+      } else {
+        await origin.ask('mode', phase.name)
+      }
+      if (n === 0) continue
+      phase.startMs = Date.now() - startedAt
+      phases[n - 1].endMs = phase.startMs
+    }
+  }
+
+  const [samples] = await orFail(Promise.all([/** @type {Promise<import('./replay.mjs').Samples>} */ (finished), leadOriginThroughPhases()]))
+  progress.stop({ answered: config.traffic.requests, phase: 'done', detail: describe(tally(samples.sources), originRequests, '') })
+  const record = await orFail(/** @type {Promise<import('./service.mjs').ServiceRecord>} */ (service.ask('finish')))
+  await orFail(Promise.all([client.stop(), service.stop(), origin.stop()]))
+  return { useCache, samples, record, phases, originLife }
+}
+
+/** @param {Uint8Array} sources */
+function tally(sources) {
+  const counts = SOURCES.map(() => 0)
+  for (const code of sources) counts[code] += 1
+  return counts
+}
+
+/**
+ * The state of things in a few words.
+ * @param {number[]} counts answers by source
+ * @param {number} originRequests
+ * @param {string} breaker
+ */
+function describe(counts, originRequests, breaker) {
+  const total = counts.reduce((sum, count) => sum + count, 0)
+  const shares = SOURCES.flatMap((name, code) => {
+    const label = { ERROR: 'no page', BYPASS: 'page' }[/** @type {string} */ (name)] ?? name.toLowerCase()
+    return counts[code] === 0 ? [] : [`${label} ${percent(counts[code] / total)}`]
+  })
+  const circuit = breaker === 'open' || breaker === 'half-open' ? [`breaker ${breaker}`] : []
+  return [...circuit, `origin ${count(originRequests)}`, ...shares].join(', ')
+}
