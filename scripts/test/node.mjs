@@ -1,0 +1,45 @@
+// @ts-check
+// Part `node`: every node:test suite on the built addon, on the present Node.js and on one of each supported line.
+
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { ROOT } from '../exec.mjs'
+import { nodeOf } from './node-versions.mjs'
+
+/** Lines of Node.js that must pass. */
+const LINES = ['20', '22', '24', '26']
+/** Where suites are. */
+const FOLDERS = ['__test__', 'bench', 'examples']
+
+/**
+ * @param {import('./report.mjs').Report} report
+ * @param {string[]} [versions] only these
+ */
+export async function node(report, versions) {
+  const suites = FOLDERS.flatMap(suitesIn)
+  for (const version of versions ?? ['current', ...LINES.filter(line => !isPresent(line))]) {
+    const title = `node:test on Node.js ${version === 'current' || isPresent(version) ? process.versions.node : version}`
+    const program = await nodeOf(version)
+    if (program === undefined) {
+      report.notRun(title, `npx could not fetch node@${version}`)
+      continue
+    }
+    // No test may take longer than the limit, nor may a suite: what hangs is a failure, not a longer wait.
+    const args = ['--test', '--test-reporter=spec', `--test-timeout=${5 * 60_000}`, ...suites]
+    await report.run(title, program, args, { minutes: 20 })
+  }
+}
+
+/** @param {string} version */
+function isPresent(version) {
+  return process.versions.node === version || process.versions.node.startsWith(`${version}.`)
+}
+
+/**
+ * @param {string} folder
+ * @returns {string[]} paths from the project's folder, sorted
+ */
+function suitesIn(folder) {
+  const found = readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+  return found.filter(name => name.endsWith('.test.mjs')).map(name => `${folder}/${name}`).sort()
+}
