@@ -578,3 +578,51 @@ function inner(option, value, names) {
   }
   return given
 }
+
+// --- Small calls -----------------------------------------------------------------------------------------------------
+
+const LIST_LIMIT = 1000
+const MOST_LISTED = 10_000
+
+/**
+ * Parses the options of flush() and close(). Throws ERR_KVCACHE_INVALID_OPTION.
+ * @param {unknown} options
+ * @param {string} label how a message calls the place
+ * @returns {number | undefined} the timeout in milliseconds, may be infinite; undefined when not given
+ */
+export function closeOptions(options, label) {
+  const { timeout } = named(options, label, ['timeout'])
+  return timeout === undefined ? undefined : parseTimeout('timeout', timeout)
+}
+
+/**
+ * Parses the options of list(). Throws ERR_KVCACHE_INVALID_OPTION.
+ * @param {unknown} options
+ * @returns {{ prefix: string, limit: number, cursor: string | undefined }}
+ */
+export function listOptions(options) {
+  const { prefix = '', limit = LIST_LIMIT, cursor } = named(options, 'list()', ['prefix', 'limit', 'cursor'], ['tier'])
+  if (typeof prefix !== 'string' || !prefix.isWellFormed()) {
+    throw invalidOption('prefix', prefix, 'a string without lone surrogates')
+  }
+  if (cursor !== undefined && typeof cursor !== 'string') throw invalidOption('cursor', cursor, 'a cursor that list() gave')
+  return { prefix, limit: parseCount('limit', limit, 1, MOST_LISTED), cursor }
+}
+
+/**
+ * @param {unknown} options
+ * @param {string} label
+ * @param {string[]} names those allowed
+ * @param {string[]} [later] those that the interface has a place for but this version has not
+ * @returns {Record<string, any>}
+ */
+function named(options, label, names, later = []) {
+  if (options === undefined) return {}
+  const given = asOptions(options, label)
+  for (const name in given) {
+    if (given[name] === undefined || names.includes(name) || isStray(given, name)) continue
+    const why = later.includes(name) ? 'is not available in this version' : `is not known; allowed: ${names.join(', ')}`
+    throw unknownOption(name, label, why)
+  }
+  return given
+}

@@ -5,6 +5,7 @@ use kvcache_engine::engine::{BatchEnd, Begin, Begun, Loaded, Refresh, Settled, S
 use kvcache_engine::entry::Kind;
 use kvcache_engine::error::Limit;
 use kvcache_engine::load::breaker::{OriginId, Outcome};
+use kvcache_engine::load::waits;
 use napi::bindgen_prelude::ToNapiValue;
 use napi::{Env, Result, sys};
 use napi_derive::napi;
@@ -139,6 +140,17 @@ pub fn fail(cache: u32, token: f64, outcome: u8) -> Result<()> {
         };
         report(header, opened, opened.engine().fail(token as u64, outcome, failed));
     })?;
+    Ok(())
+}
+
+/// The flights of `tokens` end together: whoever waits for one of them waits for the first.
+#[napi(catch_unwind)]
+pub fn link(tokens: Vec<f64>) -> Result<()> {
+    if let [first, rest @ ..] = &tokens[..] {
+        for token in rest {
+            waits::wait(*token as u64, *first as u64);
+        }
+    }
     Ok(())
 }
 

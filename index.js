@@ -1,0 +1,4 @@
+// @ts-check
+/** kvcache: see `index.d.ts` for the whole interface. */
+export { KvCache } from './lib/cache.js'
+export { KvCacheError } from './lib/errors.js'

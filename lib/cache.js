@@ -1,0 +1,259 @@
+// @ts-check
+/**
+ * The face: what users hold. Each method checks what it was given and hands over; `index.d.ts` documents them.
+ */
+import { closed, invalidOption } from './errors.js'
+import { Core, DEFAULT_ORIGIN } from './core.js'
+import { decodeCursor, encodeCursor } from './cursor.js'
+import { getMany } from './many.js'
+import { H, Status, checkMail, header, native } from './native.js'
+import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
+
+/** How long close() waits when it is not told, in milliseconds. */
+const CLOSE_TIMEOUT = 5000
+
+export class KvCache {
+  #core
+  /** @type {Promise<void> | undefined} */
+  #closing
+
+  /**
+   * @param {object} [options]
+   */
+  constructor(options) {
+    this.#core = new Core(cacheOptions(options))
+  }
+
+  // --- Reading ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {string} key
+   * @param {any} [fetcher]
+   * @param {any} [options]
+   */
+  get(key, fetcher, options) {
+    return this.#core.get(key, fetcher, options, false)
+  }
+
+  /**
+   * @param {string} key
+   * @param {any} [fetcher]
+   * @param {any} [options]
+   */
+  getWithMetadata(key, fetcher, options) {
+    return this.#core.get(key, fetcher, options, true)
+  }
+
+  /**
+   * @param {string[]} keys
+   * @param {any} [fetcher]
+   * @param {any} [options]
+   */
+  async getMany(keys, fetcher, options) {
+    return getMany(this.#open(), keys, fetcher, options)
+  }
+
+  /**
+   * @param {string} key
+   */
+  peek(key) {
+    return this.#core.peek(key)
+  }
+
+  /**
+   * @param {string} key
+   */
+  async has(key) {
+    return this.#open().has(key)
+  }
+
+  /**
+   * @param {any} [options]
+   */
+  async list(options) {
+    const core = this.#open()
+    const { prefix, limit, cursor } = listOptions(options)
+    const after = cursor === undefined ? undefined : decodeCursor(cursor)
+    const page = native.list(core.number, prefix, after, limit)
+    if (page === null) throw closed()
+    const keys = page.names.map((name, i) => {
+      /** @type {{ name: string, expiration?: number, metadata?: unknown }} */
+      const key = { name }
+      if (page.expirations[i] !== 0) key.expiration = page.expirations[i]
+      if (page.metadata[i] !== '') key.metadata = JSON.parse(page.metadata[i])
+      return key
+    })
+    const last = keys.at(-1)
+    return page.complete || last === undefined
+      ? { keys, complete: true }
+      : { keys, complete: false, cursor: encodeCursor(last.name) }
+  }
+
+  // --- Writing ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {string} key
+   * @param {unknown} value
+   * @param {any} [options]
+   */
+  async put(key, value, options) {
+    const core = this.#open()
+    core.write(core.prepare(key, value, options), native.put)
+  }
+
+  /**
+   * @param {Iterable<[string, unknown, any?]>} entries
+   * @param {any} [options]
+   */
+  async putMany(entries, options) {
+    const core = this.#open()
+    if (typeof entries?.[Symbol.iterator] !== 'function' || typeof entries === 'string') {
+      throw invalidOption('entries', entries, 'an iterable of [key, value, options?]')
+    }
+    // First everything that runs user code, then everything that can be refused, then the writes.
+    const prepared = []
+    for (const one of entries) {
+      if (!Array.isArray(one)) throw invalidOption('entries', one, 'an iterable of [key, value, options?]')
+      prepared.push(core.prepare(one[0], one[1], options, one[2]))
+    }
+    try {
+      for (const one of prepared) core.write(one, native.stage)
+      native.commitStaged(core.number)
+    } finally {
+      native.dropStaged()
+    }
+    checkMail()
+  }
+
+  /**
+   * @param {string | string[]} key
+   */
+  async delete(key) {
+    const core = this.#open()
+    const keys = Array.isArray(key) ? Array.from(key) : [key]
+    // All are looked at before any is removed.
+    for (const one of keys) core.has(one)
+    let removed = false
+    for (const one of keys) {
+      removed = native.remove(core.number, one) || removed
+      if (header[H.STATUS] !== Status.Done) throw core.refusal(one)
+    }
+    checkMail()
+    return removed
+  }
+
+  // --- Routes ------------------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {string} pattern
+   * @param {any} fetcher
+   * @param {any} [options]
+   */
+  define(pattern, fetcher, options) {
+    const core = this.#open()
+    const route = core.routes.add(pattern, fetcher, layer(options, 'define'))
+    native.nameRoute(core.number, route.id, route.pattern)
+  }
+
+  /**
+   * @param {(...args: any[]) => Promise<any>} fn
+   * @param {any} options
+   */
+  wrap(fn, options) {
+    if (typeof fn !== 'function') throw invalidOption('fn', fn, 'a function')
+    const { key } = layer(options, 'wrap')
+    if (key === undefined) throw invalidOption('key', undefined, 'a function that makes a key of the arguments')
+    const { key: _, ...rest } = options
+    const core = this.#core
+    /**
+     * @this {unknown}
+     * @param {...any} args
+     */
+    return function (...args) {
+      let name
+      try {
+        name = key(...args)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+      return core.get(name, () => fn.apply(this, args), rest, false)
+    }
+  }
+
+  // --- Figures and events --------------------------------------------------------------------------------------------------
+
+  stats() {
+    const core = this.#core
+    const stats = core.last === undefined ? native.stats(core.number) : core.last.stats
+    return { ...stats, tiers: {} }
+  }
+
+  metrics() {
+    const core = this.#core
+    return core.last === undefined ? (native.metrics(core.number) ?? '') : core.last.metrics
+  }
+
+  /**
+   * @param {string} [origin]
+   */
+  breaker(origin = DEFAULT_ORIGIN) {
+    if (typeof origin !== 'string') throw invalidOption('origin', origin, 'a string')
+    const state = native.breaker(this.#open().number, origin)
+    if (state === null) throw closed()
+    return state
+  }
+
+  /**
+   * @param {string} event
+   * @param {(detail: any) => void} listener
+   */
+  on(event, listener) {
+    this.#core.events.on(event, listener)
+    return this
+  }
+
+  /**
+   * @param {string} event
+   * @param {(detail: any) => void} listener
+   */
+  off(event, listener) {
+    this.#core.events.off(event, listener)
+    return this
+  }
+
+  // --- Ends ------------------------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {any} [options]
+   */
+  async flush(options) {
+    const core = this.#open()
+    await core.flush(closeOptions(options, 'flush()') ?? Infinity, 'flush()')
+  }
+
+  /**
+   * @param {any} [options]
+   * @returns {Promise<void>}
+   */
+  close(options) {
+    if (this.#closing === undefined) {
+      try {
+        const limit = closeOptions(options, 'close()') ?? CLOSE_TIMEOUT
+        this.#closing = this.#core.close(limit)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    }
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose]() {
+    return this.close()
+  }
+
+  #open() {
+    const core = this.#core
+    if (core.closed) throw closed()
+    return core
+  }
+}

@@ -1,0 +1,666 @@
+// @ts-check
+/**
+ * One cache in one thread: reads, loads and background refreshes of single keys, and what they share with the others.
+ *
+ * It stands between the face (`cache.js`), which users hold, and the engine. Promises: whatever is wrong with a call is
+ * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { circuitOpen, closed, invalidKey, invalidOption, recursion, timeout, valueTooLarge } from './errors.js'
+import { Emitter } from './events.js'
+import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
+import { LONGEST_TIMER, hold, release } from './keepalive.js'
+import * as mail from './native.js'
+import { FORCE, GIVE_UP, H, PERMIT, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { Nest, parent } from './nesting.js'
+import { EMPTY, agesOf, layer, resolve } from './options.js'
+import { Routes } from './routes.js'
+import { decode, encode, freeze } from './values.js'
+import { loadBatch } from './many.js'
+
+/** @typedef {import('./options.js').Layer} Layer */
+/** @typedef {import('./options.js').CacheOptions} CacheOptions */
+/** @typedef {import('./flight.js').Outcome} Outcome */
+/** @typedef {NonNullable<ReturnType<Routes['match']>>} Route */
+/** @typedef {(key: string, context: any) => unknown} Fetcher */
+/** @typedef {(missing: string[], context: { signal: AbortSignal }) => unknown} BatchFetcher */
+
+/** Name of the breaker of fetchers that have none of their own. */
+export const DEFAULT_ORIGIN = 'default'
+
+/**
+ * What is to be run when a queued refresh gets its turn.
+ * @typedef {object} Refresh
+ * @property {Fetcher | undefined} one
+ * @property {BatchFetcher | undefined} many
+ * @property {readonly Layer[]} layers
+ * @property {number} hardTimeout
+ * @property {number} route
+ * @property {<R>(run: () => R) => R} inContext runs in the async context of the get that asked for it
+ */
+
+export class Core {
+  /**
+   * @param {CacheOptions} options
+   */
+  constructor(options) {
+    const { memory, serializer, refresh, breaker, load } = options
+    this.serializer = serializer
+    this.layer = load
+    this.failure = breaker === null ? undefined : breaker.failure
+    this.routes = new Routes()
+    /** The flights of this thread, by token. @type {Map<number, Flight>} */
+    this.flights = new Map()
+    /** The refreshes that wait or run, by batch. @type {Map<number, Refresh>} */
+    this.refreshes = new Map()
+    /** The numbers of the origins used so far. @type {Map<string, number>} */
+    this.origins = new Map()
+    /** Those who wait for the queue to become idle. @type {Set<() => void>} */
+    this.flushers = new Set()
+    this.closed = false
+    /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string } | undefined} */
+    this.last = undefined
+    this.number = mail.open(this, {
+      memory,
+      ...refresh,
+      breakerThreshold: breaker === null ? 0 : breaker.threshold,
+      breakerTimeout: breaker === null ? 0 : breaker.timeout
+    })
+    this.events = new Emitter({
+      onFailure: () => void native.countListenerError(this.number),
+      onListening: (event, listening) => {
+        if (event === 'evict') native.tellEvictions(this.number, listening)
+      }
+    })
+  }
+
+  // --- Reading ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * get() and getWithMetadata().
+   * @param {string} key
+   * @param {Fetcher | undefined} fetcher
+   * @param {any} options
+   * @param {boolean} whole whether the answer is an entry
+   * @returns {Promise<any>}
+   */
+  get(key, fetcher, options, whole) {
+    try {
+      if (this.closed) throw closed()
+      const signal = options?.signal
+      if (signal !== undefined && signal?.aborted === true) return Promise.reject(signal.reason)
+      /** @type {Route | undefined} */
+      let route
+      if (fetcher === undefined) {
+        route = this.#routeOf(key)
+        if (route === undefined) return Promise.resolve(this.#lookupOnly(key, whole))
+        fetcher = /** @type {Fetcher} */ (route.fetcher)
+      } else if (typeof fetcher !== 'function') {
+        throw invalidOption('fetcher', fetcher, 'a function')
+      }
+      if (options?.forceFresh) return this.load(key, fetcher, route, options, whole, true)
+      const data = native.lookup(this.number, key, whole ? WANT_METADATA : 0)
+      const status = header[H.STATUS]
+      if (status === Status.Fresh) {
+        checkMail()
+        return Promise.resolve(this.#found(key, data, whole))
+      }
+      if (status === Status.Stale) {
+        const due = header[H.REFRESH_DUE] !== 0
+        const answer = this.#found(key, data, whole)
+        if (due) this.refresh(key, fetcher, route, options)
+        checkMail()
+        return Promise.resolve(answer)
+      }
+      if (status !== Status.None) throw this.refusal(key)
+      return this.load(key, fetcher, route, options, whole, false)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /**
+   * A get() that will load nothing.
+   * @param {string} key
+   * @param {boolean} whole
+   */
+  #lookupOnly(key, whole) {
+    const data = native.lookup(this.number, key, whole ? GIVE_UP | WANT_METADATA : GIVE_UP)
+    const status = header[H.STATUS]
+    checkMail()
+    if (status > Status.None) return this.#found(key, data, whole)
+    if (status === Status.None) return undefined
+    throw this.refusal(key)
+  }
+
+  /**
+   * The value, or the entry, that the call just made has found.
+   * @param {string} key
+   * @param {any} data
+   * @param {boolean} whole
+   */
+  #found(key, data, whole) {
+    const kind = header[H.KIND]
+    if (!whole) {
+      const value = decode(kind, data, this.serializer, key)
+      freeze(value, kind)
+      return value
+    }
+    const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
+    const age = header[H.AGE]
+    const maxAge = header[H.MAX_AGE]
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const value = decode(kind, data, this.serializer, key)
+    freeze(value, kind)
+    return entry(value, { state, age, maxAge, metadata })
+  }
+
+  /**
+   * @param {string} key
+   * @returns {unknown}
+   */
+  peek(key) {
+    if (this.closed) throw closed()
+    const data = native.peek(this.number, key, 0)
+    const status = header[H.STATUS]
+    if (status < Status.None) throw this.refusal(key)
+    return status === Status.Fresh || status === Status.Stale ? this.#found(key, data, false) : undefined
+  }
+
+  /**
+   * @param {string} key
+   * @returns {boolean}
+   */
+  has(key) {
+    native.peek(this.number, key, 0)
+    const status = header[H.STATUS]
+    if (status < Status.None) throw this.refusal(key)
+    return status === Status.Fresh || status === Status.Stale
+  }
+
+  // --- Loading ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * Loads a key and waits, or waits for whoever loads it already.
+   * @param {string} key
+   * @param {Fetcher} fetcher
+   * @param {Route | undefined} source the define() that the fetcher is of
+   * @param {any} options
+   * @param {boolean} whole
+   * @param {boolean} force
+   * @returns {Promise<any>}
+   */
+  load(key, fetcher, source, options, whole, force) {
+    const own = layer(options, 'get')
+    const route = source ?? this.#routeOf(key)
+    const layers = this.layers(route, own)
+    const { softTimeout, hardTimeout } = resolve(...layers)
+    const origin = this.#origin(own, source)
+    this.#inputs(route, origin, hardTimeout)
+    header[H.IN_PARENT] = parent()
+    const data = native.begin(this.number, key, force ? FORCE | PERMIT : PERMIT)
+    const status = header[H.STATUS]
+    const token = header[H.TOKEN]
+    switch (status) {
+      case Status.Lead: {
+        const hasCopy = header[H.HAS_COPY] !== 0
+        const call = new Call(this, { background: false, hardTimeout })
+        const reason = force ? 'forced' : hasCopy ? 'expired' : 'miss'
+        const flight = new Flight(this, key, token, { layers, route: route?.id ?? 0, reason, hasCopy, call })
+        const answer = this.wait(flight, own.signal, softTimeout, whole)
+        run(flight, fetcher)
+        checkMail()
+        return answer
+      }
+      case Status.Join: {
+        checkMail()
+        return this.wait(/** @type {Flight} */ (this.flights.get(token)), own.signal, softTimeout, whole)
+      }
+      case Status.Fresh:
+      case Status.Stale: {
+        const due = header[H.REFRESH_DUE] !== 0
+        const answer = this.#found(key, data, whole)
+        if (due) this.refresh(key, fetcher, source, options)
+        checkMail()
+        return Promise.resolve(answer)
+      }
+      default: {
+        const refusal = this.refusal(key, own.origin ?? source?.origin ?? DEFAULT_ORIGIN)
+        checkMail()
+        const answer = status === Status.Refused ? standIn(this, key) : undefined
+        if (answer === undefined) return Promise.reject(refusal)
+        return Promise.resolve(whole ? entryOf(answer) : answer.take())
+      }
+    }
+  }
+
+  /**
+   * Waits for a flight as one caller.
+   * @param {Flight} flight
+   * @param {AbortSignal | undefined} signal
+   * @param {number} softTimeout milliseconds, may be infinite
+   * @param {boolean} whole
+   * @returns {Promise<any>}
+   */
+  wait(flight, signal, softTimeout, whole) {
+    flight.join()
+    if (signal === undefined && softTimeout === Infinity) {
+      return flight.outcome.then(whole ? wholeOf : valueOf)
+    }
+    return new Promise((resolve, reject) => {
+      let waiting = true
+      /** @type {NodeJS.Timeout | undefined} */
+      let timer
+      const stop = () => {
+        waiting = false
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', abort)
+      }
+      const abort = () => {
+        stop()
+        flight.leave(signal?.reason)
+        reject(signal?.reason)
+      }
+      flight.outcome.then(outcome => {
+        if (!waiting) return
+        stop()
+        try {
+          resolve((whole ? wholeOf : valueOf)(outcome))
+        } catch (error) {
+          reject(error)
+        }
+      })
+      signal?.addEventListener('abort', abort, { once: true })
+      if (softTimeout !== Infinity) {
+        timer = setTimeout(() => {
+          const answer = standIn(this, flight.key)
+          if (answer === undefined) return
+          stop()
+          flight.leaveRunning()
+          resolve(whole ? entryOf(answer) : answer.take())
+        }, Math.min(softTimeout, LONGEST_TIMER))
+      }
+    })
+  }
+
+  // --- Background refreshes ---------------------------------------------------------------------------------------------
+
+  /**
+   * Queues a refresh of a stale key.
+   * @param {string} key
+   * @param {Fetcher} fetcher
+   * @param {Route | undefined} source
+   * @param {any} options
+   */
+  refresh(key, fetcher, source, options) {
+    const own = layer(options, 'get')
+    const route = source ?? this.#routeOf(key)
+    const layers = this.layers(route, own)
+    this.enqueue([key], fetcher, undefined, layers, route, this.#origin(own, source))
+  }
+
+  /**
+   * Queues a refresh of stale keys as one batch.
+   * @param {string[]} keys
+   * @param {Fetcher | undefined} one
+   * @param {BatchFetcher | undefined} many
+   * @param {readonly Layer[]} layers
+   * @param {Route | undefined} route
+   * @param {number} origin
+   */
+  enqueue(keys, one, many, layers, route, origin) {
+    const { hardTimeout } = resolve(...layers)
+    this.#inputs(route, origin, hardTimeout)
+    const batch = native.refresh(this.number, keys)
+    if (batch === 0) return
+    const inContext = /** @type {any} */ (AsyncLocalStorage.snapshot())
+    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.id ?? 0, inContext })
+    checkMail()
+  }
+
+  /**
+   * A batch has its turn.
+   * @param {number} batch
+   */
+  #start(batch) {
+    const refresh = this.refreshes.get(batch)
+    const started = native.start(this.number, batch)
+    if (refresh === undefined || started.length === 0) {
+      this.refreshes.delete(batch)
+      checkMail()
+      return
+    }
+    const { one, many, layers, hardTimeout, route, inContext } = refresh
+    const call = new Call(this, { background: true, hardTimeout })
+    call.batch = batch
+    for (const [key, token, hasCopy] of started) {
+      // A batch may hold keys of several define() patterns; a single refresh has its own.
+      const own = many === undefined ? { layers, route } : this.routed(key, layers)
+      new Flight(this, key, token, { ...own, reason: 'stale', hasCopy, call })
+    }
+    inContext(() => {
+      if (one !== undefined) run(call.flights[0], one)
+      else loadBatch(call, /** @type {BatchFetcher} */ (many))
+    })
+    checkMail()
+  }
+
+  /**
+   * A flight has ended; if it was a refresh, its listeners are told once it will not be tried again.
+   * @param {Flight} flight
+   * @param {unknown} error undefined when it went well
+   */
+  refreshed(flight, error) {
+    const { call } = flight
+    if (!call.background) return
+    if (call.batchEnd === mail.BatchEnd.Finished) this.refreshes.delete(call.batch)
+    if (error === undefined) this.#tellRefresh(flight, undefined)
+    else call.failures.push({ flight, error })
+    if (call.batchEnd === mail.BatchEnd.Finished) {
+      for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
+    }
+  }
+
+  /**
+   * @param {Flight} flight
+   * @param {{ error: unknown } | undefined} failure
+   */
+  #tellRefresh(flight, failure) {
+    if (!this.events.has('refresh')) return
+    const ms = performance.now() - flight.began
+    const { key } = flight
+    this.events.emit('refresh', failure === undefined ? { key, ms } : { key, ms, error: asError(failure.error) })
+  }
+
+  /**
+   * Whether an error counts against its origin.
+   * @param {unknown} error
+   * @returns {boolean}
+   */
+  counts(error) {
+    if (this.failure === undefined) return true
+    try {
+      return Boolean(this.failure(error))
+    } catch (cause) {
+      // A filter that fails cannot vouch for the origin.
+      this.report(asError(cause))
+      return true
+    }
+  }
+
+  // --- What calls have in common ----------------------------------------------------------------------------------------
+
+  /**
+   * The define() of a key, if there is one.
+   * @param {unknown} key
+   * @returns {Route | undefined}
+   */
+  #routeOf(key) {
+    return this.routes.size === 0 || typeof key !== 'string' ? undefined : this.routes.match(key)
+  }
+
+  /**
+   * The options that apply under a define(), later over earlier.
+   * @param {Route | undefined} route
+   * @param {Readonly<Layer>} own
+   * @returns {readonly Layer[]}
+   */
+  layers(route, own) {
+    return route === undefined ? [this.layer, own] : [this.layer, route.layer, own]
+  }
+
+  /**
+   * As `layers`, for a key of a batch, whose own options are the last of the layers given.
+   * @param {string} key
+   * @param {readonly Layer[]} layers
+   */
+  routed(key, layers) {
+    const route = this.#routeOf(key)
+    return { layers: this.layers(route, layers[layers.length - 1] ?? EMPTY), route: route?.id ?? 0 }
+  }
+
+  /**
+   * The number of the breaker that a fetcher counts under.
+   * @param {Readonly<Layer>} own
+   * @param {Route | undefined} source
+   * @returns {number}
+   */
+  #origin(own, source) {
+    return this.originNumber(own.origin ?? source?.origin ?? DEFAULT_ORIGIN)
+  }
+
+  /**
+   * @param {string} name
+   * @returns {number}
+   */
+  originNumber(name) {
+    let number = this.origins.get(name)
+    if (number === undefined) {
+      number = native.origin(this.number, name)
+      this.origins.set(name, number)
+    }
+    return number
+  }
+
+  /**
+   * @param {Route | undefined} route
+   * @param {number} origin
+   * @param {number} hardTimeout
+   */
+  #inputs(route, origin, hardTimeout) {
+    header[H.IN_ROUTE] = route === undefined ? 0 : route.id
+    header[H.IN_ORIGIN] = origin
+    header[H.IN_HARD_TIMEOUT] = hardTimeout
+  }
+
+  /**
+   * Begins one key of a batch.
+   * @param {string} key
+   * @param {object} plan
+   * @param {number} plan.route
+   * @param {number} plan.origin
+   * @param {number} plan.hardTimeout
+   * @param {number} plan.parent
+   * @param {number} plan.flags
+   * @returns {any} the value found, if the status says so
+   */
+  begin(key, { route, origin, hardTimeout, parent, flags }) {
+    header[H.IN_ROUTE] = route
+    header[H.IN_ORIGIN] = origin
+    header[H.IN_HARD_TIMEOUT] = hardTimeout
+    header[H.IN_PARENT] = parent
+    return native.begin(this.number, key, flags)
+  }
+
+  /**
+   * The error for a status that is none of a call's good ones.
+   * @param {unknown} key
+   * @param {string} [origin]
+   * @returns {Error}
+   */
+  refusal(key, origin = DEFAULT_ORIGIN) {
+    const name = /** @type {string} */ (key)
+    switch (header[H.STATUS]) {
+      case Status.InvalidKey:
+        return invalidKey(key)
+      case Status.TooLarge: {
+        const limit = header[H.LIMIT_IS_BUDGET] === 0 ? 'the largest value' : 'the memory budget'
+        return valueTooLarge(name, header[H.BYTES], header[H.LIMIT], limit)
+      }
+      case Status.Refused:
+        return circuitOpen(name, origin, header[H.NEXT_ATTEMPT])
+      case Status.Recursion:
+        return recursion(name)
+      case Status.Closed:
+        return closed()
+      default:
+        throw new Error(`kvcache: unexpected status ${header[H.STATUS]}`)
+    }
+  }
+
+  // --- Writing -----------------------------------------------------------------------------------------------------------
+
+  /**
+   * Encodes what is to be put: everything that runs user code.
+   * @param {unknown} key
+   * @param {unknown} value
+   * @param {...unknown} options from the farthest to the nearest
+   */
+  prepare(key, value, ...options) {
+    if (typeof key !== 'string') throw invalidKey(key)
+    const route = this.#routeOf(key)
+    const own = options.map(one => layer(one, 'put'))
+    const resolved = route === undefined ? resolve(this.layer, ...own) : resolve(this.layer, route.layer, ...own)
+    const encoded = encode(value, this.serializer, key)
+    return { key, ...encoded, ages: agesOf(resolved), metadata: resolved.metadata, route: route?.id ?? 0 }
+  }
+
+  /**
+   * Stores a prepared value, or stages it.
+   * @param {ReturnType<Core['prepare']>} prepared
+   * @param {typeof native.put} write
+   */
+  write({ key, kind, data, ages, metadata, route }, write) {
+    header[H.IN_MAX_AGE] = ages.maxAge
+    header[H.IN_STALE_AGE] = ages.staleAge
+    header[H.IN_STALE_IF_ERROR] = ages.staleIfError
+    header[H.IN_ROUTE] = route
+    write(this.number, key, kind, data, metadata)
+    if (header[H.STATUS] !== Status.Done) throw this.refusal(key)
+    checkMail()
+  }
+
+  // --- Events --------------------------------------------------------------------------------------------------------------
+
+  /**
+   * What the engine says.
+   * @param {mail.Event} event
+   */
+  receive({ kind, id, name, detail }) {
+    switch (kind) {
+      case 'start':
+        return this.#start(id)
+      case 'dropped':
+        return void this.refreshes.delete(id)
+      case 'timeout':
+        return this.flights.get(id)?.timeOut()
+      case 'idle':
+        for (const flushed of [...this.flushers]) flushed()
+        return
+      case 'evict':
+        return this.events.emit('evict', { key: name, bytes: id, reason: detail })
+      case 'breaker':
+        return this.events.emit('breaker', { origin: name, state: detail })
+    }
+  }
+
+  /**
+   * Reports an error that no caller waits for.
+   * @param {unknown} error
+   */
+  report(error) {
+    if (!this.closed) native.countError(this.number, 0)
+    this.events.emit('error', error)
+  }
+
+  // --- Ends ----------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Waits until no refresh is queued or running.
+   * @param {number} limit milliseconds, may be infinite
+   * @param {string} what for the message
+   * @returns {Promise<void>}
+   */
+  flush(limit, what) {
+    if (native.flush(this.number)) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      hold()
+      /** @type {NodeJS.Timeout | undefined} */
+      let timer
+      const done = () => {
+        clearTimeout(timer)
+        this.flushers.delete(done)
+        release()
+        resolve()
+      }
+      if (limit !== Infinity) {
+        timer = setTimeout(() => {
+          this.flushers.delete(done)
+          release()
+          reject(timeout(undefined, limit, what))
+        }, Math.min(limit, LONGEST_TIMER))
+      }
+      this.flushers.add(done)
+    })
+  }
+
+  /**
+   * @param {number} limit milliseconds, may be infinite
+   * @returns {Promise<void>}
+   */
+  async close(limit) {
+    this.closed = true
+    hold()
+    /** @type {NodeJS.Timeout | undefined} */
+    let timer
+    const late = new Promise(resolve => {
+      if (limit !== Infinity) timer = setTimeout(resolve, Math.min(limit, LONGEST_TIMER))
+    })
+    const flights = [...this.flights.values()].map(flight => flight.outcome)
+    await Promise.race([late, Promise.all([...flights, this.flush(Infinity, 'close()')])])
+    clearTimeout(timer)
+    native.dropQueued(this.number)
+    for (const flight of [...this.flights.values()]) flight.close()
+    this.last = { stats: native.stats(this.number), metrics: native.metrics(this.number) ?? '' }
+    mail.close(this, this.number)
+    for (const flushed of [...this.flushers]) flushed()
+    release()
+  }
+}
+
+/**
+ * Runs a fetcher for one flight.
+ * @param {Flight} flight
+ * @param {Fetcher} fetcher
+ */
+function run(flight, fetcher) {
+  const { call } = flight
+  const context = new FetchContext(flight)
+  call.run(
+    new Nest([flight.token]),
+    () => fetcher(flight.key, context),
+    value => flight.settle(value),
+    error => flight.fail(error)
+  )
+}
+
+/**
+ * @param {Outcome} outcome
+ */
+export function valueOf(outcome) {
+  if (outcome.answer === undefined) throw outcome.error
+  return outcome.answer.take()
+}
+
+/**
+ * @param {Outcome} outcome
+ */
+export function wholeOf(outcome) {
+  if (outcome.answer === undefined) throw outcome.error
+  return entryOf(outcome.answer)
+}
+
+/**
+ * @param {unknown} error
+ * @returns {Error}
+ */
+function asError(error) {
+  if (error instanceof Error) return error
+  let text = 'a value that cannot be shown'
+  try {
+    text = String(error)
+  } catch {
+    // An object without a primitive value.
+  }
+  return new Error(text, { cause: error })
+}

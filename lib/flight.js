@@ -1,0 +1,519 @@
+// @ts-check
+/**
+ * Flights as this thread runs them: one key being loaded, who waits for it, and what comes of it.
+ *
+ * The engine decides that a flight begins and what its end means; here the fetcher is called, its value encoded and
+ * reported, and the callers answered. Promises: a flight ends exactly once, whatever the fetcher does; its outcome never
+ * rejects, so nothing it does becomes an unhandled rejection; no two callers get a value that one of them can change.
+ */
+import { types } from 'node:util'
+import { closed, invalidValue, timeout, valueTooLarge } from './errors.js'
+import { hold, release } from './keepalive.js'
+import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { agesOf, layer, resolve } from './options.js'
+import { Kind, decode, decodeEncoded, encode, freeze } from './values.js'
+
+/** @typedef {import('./core.js').Core} Core */
+/** @typedef {import('./options.js').Layer} Layer */
+/** @typedef {import('./nesting.js').Nest} Nest */
+
+/** What a fetcher returns to say that the copy in hand is still good. */
+const NOT_MODIFIED = Object.freeze({ kvcache: 'not modified' })
+
+/** What the engine is told of a failure. */
+const Verdict = Object.freeze({ Alive: 0, Failure: 1, Aborted: 2 })
+
+/**
+ * What a get() answers with, apart from the value.
+ * @typedef {object} Facts
+ * @property {'fresh' | 'stale' | 'loaded' | 'stale-if-error'} state
+ * @property {number} age milliseconds
+ * @property {number} maxAge milliseconds
+ * @property {string} metadata JSON text, or '' for none
+ */
+
+/** A value to be handed to one caller or to many. */
+export class Answer {
+  /**
+   * @param {Core} core
+   * @param {string} key
+   * @param {number} kind
+   * @param {string | Uint8Array} data private to the answer
+   * @param {Facts} facts
+   */
+  constructor(core, key, kind, data, facts) {
+    this.core = core
+    this.key = key
+    this.kind = kind
+    this.data = data
+    this.facts = facts
+    this.value = decodeEncoded(kind, data, core.serializer, key)
+    this.shared = freeze(this.value, kind)
+    this.given = false
+  }
+
+  /** The value for one more caller. */
+  take() {
+    if (this.shared || !this.given) {
+      this.given = true
+      return this.value
+    }
+    const value = decodeEncoded(this.kind, this.data, this.core.serializer, this.key)
+    freeze(value, this.kind)
+    return value
+  }
+}
+
+/** The answer where the fetcher gave undefined. */
+class Nothing {
+  facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge: 0, metadata: '' })
+
+  take() {
+    return undefined
+  }
+}
+
+/**
+ * What getWithMetadata() gives for an answer.
+ * @param {Answer | Nothing} answer
+ */
+export function entryOf(answer) {
+  return entry(answer.take(), answer.facts)
+}
+
+/**
+ * @param {unknown} value
+ * @param {Facts} facts
+ */
+export function entry(value, { state, age, maxAge, metadata }) {
+  return {
+    value,
+    metadata: metadata === '' ? undefined : JSON.parse(metadata),
+    state,
+    age: age / 1000,
+    maxAge: maxAge / 1000,
+    tags: /** @type {string[]} */ ([]),
+    dependsOn: /** @type {string[]} */ ([])
+  }
+}
+
+/**
+ * A value that may stand in for a failed load: whatever the cache still holds of the key.
+ * @param {Core} core
+ * @param {string} key
+ * @returns {Answer | undefined}
+ */
+export function standIn(core, key) {
+  const data = native.peek(core.number, key, WANT_METADATA)
+  if (header[H.STATUS] <= Status.None) return undefined
+  const kind = header[H.KIND]
+  const age = header[H.AGE]
+  const maxAge = header[H.MAX_AGE]
+  const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+  try {
+    return new Answer(core, key, kind, data, { state: 'stale-if-error', age, maxAge, metadata })
+  } catch (error) {
+    core.report(error)
+    return undefined
+  }
+}
+
+/** One key being loaded. */
+export class Flight {
+  /**
+   * @param {Core} core
+   * @param {string} key
+   * @param {number} token
+   * @param {object} plan
+   * @param {readonly Layer[]} plan.layers the options it is loaded under, later over earlier
+   * @param {number} plan.route
+   * @param {'miss' | 'stale' | 'expired' | 'forced'} plan.reason
+   * @param {boolean} plan.hasCopy
+   * @param {Call} plan.call the run of the fetcher that it is part of
+   */
+  constructor(core, key, token, { layers, route, reason, hasCopy, call }) {
+    this.core = core
+    this.key = key
+    this.token = token
+    this.layers = layers
+    this.route = route
+    this.reason = reason
+    this.hasCopy = hasCopy
+    this.call = call
+    this.began = performance.now()
+    this.callers = 0
+    /** A caller went with a stale value and left it running. */
+    this.leftRunning = false
+    this.done = false
+    this.unstored = false
+    /** @type {Layer[] | undefined} */
+    this.set = undefined
+    /** @type {(outcome: Outcome) => void} */
+    this.resolve = () => {}
+    /** @type {Promise<Outcome>} */
+    this.outcome = new Promise(resolve => (this.resolve = resolve))
+    core.flights.set(token, this)
+    call.flights.push(this)
+  }
+
+  /** One more caller waits. */
+  join() {
+    if (this.callers++ === 0) hold()
+  }
+
+  /**
+   * A caller waits no more. When nobody is left, and nobody wished it to go on, the load is given up.
+   * @param {unknown} reason for the fetcher's signal
+   */
+  leave(reason) {
+    if (this.done) return
+    if (--this.callers > 0) return
+    release()
+    if (this.call.background || this.leftRunning) return
+    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted))
+    this.#end({ error: reason })
+    this.call.left(reason)
+  }
+
+  /** A caller went with a stale value; the load goes on for those who come later. */
+  leaveRunning() {
+    this.leftRunning = true
+    this.leave(undefined)
+  }
+
+  /**
+   * The fetcher gave a value.
+   * @param {unknown} value
+   */
+  settle(value) {
+    if (this.done) return
+    /** @type {Answer | Nothing} */
+    let answer
+    try {
+      answer = value === NOT_MODIFIED ? this.#unmodified() : this.#modified(value)
+    } catch (error) {
+      // The origin is alive; it is the value that cannot be kept.
+      this.fail(error, Verdict.Alive)
+      return
+    }
+    // A serializer may do anything, close the cache too.
+    if (this.done) return
+    this.#end({ answer })
+    this.core.refreshed(this, undefined)
+  }
+
+  /**
+   * @param {unknown} value
+   * @returns {Answer | Nothing}
+   */
+  #modified(value) {
+    const { core, key, token } = this
+    if (value === undefined) {
+      this.#report(() => native.settleUnstored(core.number, token))
+      return new Nothing()
+    }
+    const encoded = encode(value, core.serializer, key)
+    const resolved = this.#resolved()
+    const ages = agesOf(resolved)
+    const unstored = this.unstored
+    const { metadata } = resolved
+    const data = this.callers > 1 ? kept(encoded) : encoded.data
+    const maxAge = unstored ? 0 : ages.maxAge
+    const answer = new Answer(core, key, encoded.kind, data, { state: 'loaded', age: 0, maxAge, metadata })
+    this.#report(() => {
+      if (unstored) {
+        native.settleUnstored(core.number, token)
+      } else {
+        this.#inputs(ages)
+        native.settle(core.number, token, encoded.kind, encoded.data, metadata)
+        this.#reportTooLarge()
+      }
+    })
+    return answer
+  }
+
+  /**
+   * @returns {Answer}
+   */
+  #unmodified() {
+    const { core, key, token } = this
+    const data = native.copyInHand(core.number, token)
+    if (header[H.STATUS] <= Status.None) {
+      throw invalidValue(key, 'was called not modified, but the copy in hand has ended its life meanwhile')
+    }
+    const kind = header[H.KIND]
+    const had = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const resolved = this.#resolved()
+    const ages = agesOf(resolved)
+    const given = resolved.metadata
+    const facts = /** @type {Facts} */ ({
+      state: 'loaded',
+      age: 0,
+      maxAge: this.unstored ? 0 : ages.maxAge,
+      metadata: given === '' ? had : given
+    })
+    const answer = new Answer(core, key, kind, data, facts)
+    this.#report(() => {
+      if (this.unstored) {
+        native.settleUnstored(core.number, token)
+      } else {
+        this.#inputs(ages)
+        native.settleUnmodified(core.number, token, given)
+        this.#reportTooLarge()
+      }
+    })
+    return answer
+  }
+
+  #resolved() {
+    return this.set === undefined ? resolve(...this.layers) : resolve(...this.layers, ...this.set)
+  }
+
+  /**
+   * @param {{ maxAge: number, staleAge: number, staleIfError: number }} ages
+   */
+  #inputs(ages) {
+    header[H.IN_MAX_AGE] = ages.maxAge
+    header[H.IN_STALE_AGE] = ages.staleAge
+    header[H.IN_STALE_IF_ERROR] = ages.staleIfError
+    header[H.IN_ROUTE] = this.route
+  }
+
+  #reportTooLarge() {
+    if (header[H.STATUS] !== Status.TooLarge) return
+    const error = valueTooLarge(this.key, header[H.BYTES], header[H.LIMIT], 'the memory budget')
+    queueMicrotask(() => this.core.report(error))
+  }
+
+  /**
+   * The load failed.
+   * @param {unknown} error
+   * @param {number} [verdict] what it says about the origin; asked of the breaker's failure() when not given
+   */
+  fail(error, verdict = this.call.verdict(error)) {
+    if (this.done) return
+    this.#report(() => native.fail(this.core.number, this.token, verdict))
+    const answer = this.callers > 0 ? standIn(this.core, this.key) : undefined
+    this.#end(answer === undefined ? { error } : { answer })
+    this.core.refreshed(this, error)
+  }
+
+  /** The engine says that the hard timeout has passed. */
+  timeOut() {
+    if (this.done) return
+    const error = timeout(this.key, this.call.hardTimeout, 'the fetcher')
+    this.call.abort(error)
+    this.fail(error)
+  }
+
+  /** The cache is closed. */
+  close() {
+    if (this.done) return
+    const error = closed()
+    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted))
+    this.#end({ error })
+    this.call.abort(error)
+  }
+
+  /**
+   * Tells the engine of the end, and remembers what that means for a batch of refreshes.
+   * @param {() => void} tell
+   */
+  #report(tell) {
+    header[H.BATCH_END] = BatchEnd.None
+    tell()
+    this.call.batchEnd = header[H.BATCH_END]
+    checkMail()
+  }
+
+  /**
+   * @param {Outcome} outcome
+   */
+  #end(outcome) {
+    this.done = true
+    if (this.core.flights.get(this.token) === this) this.core.flights.delete(this.token)
+    if (this.callers > 0) release()
+    this.resolve(outcome)
+    this.call.ended()
+  }
+}
+
+/** @typedef {{ answer: Answer | Nothing, error?: undefined } | { answer?: undefined, error: unknown }} Outcome */
+
+/**
+ * Data that stays as it is whatever the fetcher does with its own bytes.
+ * @param {import('./values.js').Encoded} encoded
+ * @returns {string | Uint8Array}
+ */
+function kept({ kind, data }) {
+  return typeof data === 'string' || kind === Kind.V8 ? data : Buffer.from(data)
+}
+
+/** One run of a fetcher, for one key or for many. */
+export class Call {
+  /**
+   * @param {Core} core
+   * @param {object} plan
+   * @param {boolean} plan.background
+   * @param {number} plan.hardTimeout milliseconds
+   */
+  constructor(core, { background, hardTimeout }) {
+    this.core = core
+    this.background = background
+    this.hardTimeout = hardTimeout
+    /** @type {Flight[]} */
+    this.flights = []
+    this.batchEnd = BatchEnd.None
+    /** The batch of refreshes that it runs; 0 for none. */
+    this.batch = 0
+    /** Refreshes of the batch that failed so far. @type {{ flight: Flight, error: unknown }[]} */
+    this.failures = []
+    /** @type {Nest | undefined} */
+    this.nest = undefined
+    this.open = 0
+    /** @type {AbortController | undefined} */
+    this.controller = undefined
+    /** @type {{ reason: unknown } | undefined} */
+    this.aborted = undefined
+  }
+
+  /** The fetcher's signal, made when it is first asked for. */
+  get signal() {
+    if (this.controller === undefined) {
+      this.controller = new AbortController()
+      if (this.aborted !== undefined) this.controller.abort(this.aborted.reason)
+    }
+    return this.controller.signal
+  }
+
+  /**
+   * Fires the signal.
+   * @param {unknown} reason
+   */
+  abort(reason) {
+    if (this.aborted !== undefined) return
+    this.aborted = { reason }
+    this.controller?.abort(reason)
+  }
+
+  /**
+   * Runs the fetcher and hands what it gives to `then`, or what it throws to `failed`.
+   * @param {Nest} nest
+   * @param {() => unknown} fetcher
+   * @param {(value: unknown) => void} then
+   * @param {(error: unknown) => void} failed
+   */
+  run(nest, fetcher, then, failed) {
+    this.nest = nest
+    this.open = this.flights.length
+    try {
+      const result = nest.run(fetcher)
+      if (types.isPromise(result)) Promise.prototype.then.call(result, then, failed)
+      else if (isThenable(result)) new Promise(resolve => resolve(result)).then(then, failed)
+      else then(result)
+    } catch (error) {
+      failed(error)
+    }
+  }
+
+  /** One of its flights has ended. */
+  ended() {
+    if (--this.open <= 0) this.nest?.end()
+  }
+
+  /**
+   * One of its flights was given up; when all have ended, the fetcher works for nobody.
+   * @param {unknown} reason
+   */
+  left(reason) {
+    if (this.flights.every(flight => flight.done)) this.abort(reason)
+  }
+
+  /**
+   * Whether an error counts against the origin.
+   * @param {unknown} error
+   * @returns {number}
+   */
+  verdict(error) {
+    return this.core.counts(error) ? Verdict.Failure : Verdict.Alive
+  }
+}
+
+/** That one key of a batch failed says that its origin is alive. */
+export const ALIVE = Verdict.Alive
+
+/**
+ * @param {any} value
+ * @returns {boolean}
+ */
+function isThenable(value) {
+  return ((typeof value === 'object' && value !== null) || typeof value === 'function') &&
+    typeof value.then === 'function'
+}
+
+/** What a fetcher is given beside the key. Its functions may be taken out of it. */
+export class FetchContext {
+  #flight
+  /** @type {{ value: unknown, age: number, metadata: unknown } | undefined} */
+  #stale
+  /** @type {((options: unknown) => void) | undefined} */
+  #set
+  /** @type {(() => any) | undefined} */
+  #notModified
+  /** @type {(() => void) | undefined} */
+  #noStore
+
+  /**
+   * @param {Flight} flight
+   */
+  constructor(flight) {
+    this.#flight = flight
+  }
+
+  get key() {
+    return this.#flight.key
+  }
+
+  get signal() {
+    return this.#flight.call.signal
+  }
+
+  get reason() {
+    return this.#flight.reason
+  }
+
+  get stale() {
+    const flight = this.#flight
+    if (this.#stale === undefined && flight.hasCopy && !flight.done) {
+      const data = native.copyInHand(flight.core.number, flight.token)
+      if (header[H.STATUS] <= Status.None) return undefined
+      const kind = header[H.KIND]
+      const age = header[H.AGE] / 1000
+      const metadata = header[H.HAS_METADATA] === 0 ? undefined : JSON.parse(native.takeMetadata())
+      const value = decode(kind, data, flight.core.serializer, flight.key)
+      freeze(value, kind)
+      this.#stale = { value, age, metadata }
+    }
+    return this.#stale
+  }
+
+  get set() {
+    const flight = this.#flight
+    return (this.#set ??= options => void (flight.set ??= []).push(layer(options, 'set')))
+  }
+
+  get notModified() {
+    const flight = this.#flight
+    return (this.#notModified ??= () => {
+      if (flight.hasCopy) return NOT_MODIFIED
+      throw invalidValue(flight.key, 'is not in hand, so notModified() cannot be said of it')
+    })
+  }
+
+  get noStore() {
+    const flight = this.#flight
+    return (this.#noStore ??= () => {
+      flight.unstored = true
+    })
+  }
+}

@@ -1,0 +1,131 @@
+// @ts-check
+/**
+ * The addon as this thread sees it: its functions, the header that numbers travel in, and the mail that engines send.
+ *
+ * Promises: what a call leaves in the header stays there until the next call, and none of ours runs user code between
+ * the two. Events reach the cache they are for some microtasks after the call that caused them, so that a caller has its
+ * answer before the refresh it set off begins, and they do so even in a loop that never yields to timers.
+ */
+import * as binding from '../binding.js'
+
+/** The numbers beside a call; `src/header.rs` has the same list. */
+export const header = new Float64Array(32)
+
+export const H = Object.freeze({
+  STATUS: 0,
+  KIND: 1,
+  AGE: 2,
+  MAX_AGE: 3,
+  TOKEN: 4,
+  REFRESH_DUE: 5,
+  PENDING: 6,
+  NEXT_ATTEMPT: 7,
+  HAS_METADATA: 8,
+  HAS_COPY: 9,
+  BATCH_END: 10,
+  BYTES: 11,
+  LIMIT: 12,
+  LIMIT_IS_BUDGET: 13,
+  IN_MAX_AGE: 16,
+  IN_STALE_AGE: 17,
+  IN_STALE_IF_ERROR: 18,
+  IN_ROUTE: 19,
+  IN_ORIGIN: 20,
+  IN_HARD_TIMEOUT: 21,
+  IN_PARENT: 22
+})
+
+/** What became of a call: header[STATUS]. */
+export const Status = Object.freeze({
+  Closed: -1,
+  InvalidKey: -2,
+  TooLarge: -3,
+  InvalidData: -4,
+  None: 0,
+  Fresh: 1,
+  Stale: 2,
+  OnError: 3,
+  Lead: 4,
+  Join: 5,
+  Refused: 6,
+  Recursion: 7,
+  Done: 8,
+  Unstored: 9,
+  Gone: 10
+})
+
+/** Flags of lookup() and peek(). */
+export const WANT_METADATA = 1
+export const GIVE_UP = 2
+/** Flags of begin(). */
+export const FORCE = 1
+export const PERMIT = 2
+
+/** Where a batch of refreshes stands after one of its keys has ended: header[BATCH_END]. */
+export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
+
+/**
+ * @typedef {object} Event what an engine says on its own account
+ * @property {number} cache
+ * @property {string} kind 'start' | 'dropped' | 'timeout' | 'idle' | 'evict' | 'breaker'
+ * @property {number} id
+ * @property {string} [name]
+ * @property {string} [detail]
+ */
+
+/**
+ * The caches of this thread, weakly: one that nobody holds any more is closed by the registry below.
+ * @type {Map<number, WeakRef<{ receive(event: Event): void }>>}
+ */
+const caches = new Map()
+
+const forgotten = new FinalizationRegistry((/** @type {number} */ number) => {
+  caches.delete(number)
+  binding.close(number)
+})
+
+binding.init(header, deliver)
+
+/** The addon's functions. */
+export const native = binding
+
+/**
+ * Opens a cache whose events go to `receiver`, for as long as somebody holds that.
+ * @param {{ receive(event: Event): void }} receiver
+ * @param {object} options as the addon takes them
+ * @returns {number} its number in this thread
+ */
+export function open(receiver, options) {
+  const number = binding.open(/** @type {any} */ (options))
+  caches.set(number, new WeakRef(receiver))
+  forgotten.register(receiver, number, receiver)
+  return number
+}
+
+/**
+ * @param {{ receive(event: Event): void }} receiver
+ * @param {number} number
+ */
+export function close(receiver, number) {
+  forgotten.unregister(receiver)
+  caches.delete(number)
+  binding.close(number)
+}
+
+let scheduled = false
+
+/** To be called after each call that may have caused events: sees that they are delivered soon. */
+export function checkMail() {
+  if (header[H.PENDING] !== 0 && !scheduled) {
+    scheduled = true
+    // A caller awaiting the promise it was just given goes first, through a few layers of async functions.
+    Promise.resolve().then(nothing).then(nothing).then(nothing).then(nothing).then(deliver)
+  }
+}
+
+function nothing() {}
+
+function deliver() {
+  scheduled = false
+  for (const event of binding.drain()) caches.get(event.cache)?.deref()?.receive(/** @type {Event} */ (event))
+}
