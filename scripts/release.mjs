@@ -79,8 +79,9 @@ async function publish() {
   // The platform packages first: the package that needs them is visible only once they are.
   for (const folder of [...platforms, ROOT]) {
     const { name, version } = manifest(folder)
-    const { ok } = await run('npm', ['view', `${name}@${version}`, 'version'], { quiet: true, minutes: 2 })
-    if (ok) console.log(`${name}@${version} is already published`)
+    // Of a package that is there without that version, npm says nothing and is content.
+    const { ok, stdout } = await run('npm', ['view', `${name}@${version}`, 'version'], { quiet: true, minutes: 2 })
+    if (ok && stdout.split(/\s/).includes(version)) console.log(`${name}@${version} is already published`)
     else await must('npm', ['publish', '--provenance', '--access', 'public', '--tag', tag], folder)
   }
 }
