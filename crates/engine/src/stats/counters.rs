@@ -263,3 +263,115 @@ impl RouteTable {
         self.buckets.iter().filter_map(OnceLock::get).flat_map(|bucket| bucket.iter()).for_each(&mut f);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_stale_answer_is_a_hit_as_well() {
+        let counters = Counters::new();
+        counters.route_n(RouteEvent::Hit, 0, 6);
+        counters.route_n(RouteEvent::Stale, 2, 2);
+        counters.route_n(RouteEvent::Miss, 2, 8);
+        let totals = counters.totals();
+        assert_eq!((totals.hits, totals.stale, totals.misses), (8, 2, 8));
+        assert_eq!((totals.hit_ratio(), totals.stale_ratio()), (0.5, 0.25));
+    }
+
+    #[test]
+    fn ratios_of_nothing_are_0() {
+        let totals = Counters::new().totals();
+        assert_eq!((totals.hit_ratio(), totals.stale_ratio()), (0.0, 0.0));
+    }
+
+    #[test]
+    fn routes_are_counted_apart_and_all_of_them_in_the_totals() {
+        let counters = Counters::new();
+        for (n, route) in [(1, 0), (2, 1), (4, 17), (8, u16::MAX)] {
+            counters.route_n(RouteEvent::Load, route, n);
+            counters.route_n(RouteEvent::Error, route, n);
+            counters.route_n(RouteEvent::BackgroundUpdate, route, n);
+            let expected = RouteTotals { loads: n, errors: n, background_updates: n, ..Default::default() };
+            assert_eq!(counters.route_totals(route), expected, "route {route}");
+        }
+        assert_eq!(counters.route_totals(2), RouteTotals::default());
+        let totals = counters.totals();
+        assert_eq!((totals.loads, totals.errors, totals.background_updates), (15, 15, 15));
+    }
+
+    #[test]
+    fn every_event_of_the_cache_has_a_total_of_its_own() {
+        let counters = Counters::new();
+        let events = [
+            Event::NearHit,
+            Event::EvictedForBudget,
+            Event::EvictedExpired,
+            Event::Invalidation,
+            Event::Coalesced,
+            Event::RefreshDropped,
+            Event::ListenerError,
+        ];
+        for (i, event) in events.into_iter().enumerate() {
+            counters.count_n(event, 1 << i);
+        }
+        let expected = Totals {
+            near_hits: 1,
+            evicted_for_budget: 2,
+            evicted_expired: 4,
+            invalidations: 8,
+            coalesced: 16,
+            refreshes_dropped: 32,
+            listener_errors: 64,
+            // A listener that threw is an error.
+            errors: 64,
+            ..Default::default()
+        };
+        assert_eq!(counters.totals(), expected);
+        assert_eq!(expected.evictions(), 6);
+    }
+
+    #[test]
+    fn totals_are_exact_whatever_the_threads() {
+        const THREADS: u64 = 8;
+        const EACH: u64 = 10_000;
+        let counters = Counters::new();
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let counters = &counters;
+                scope.spawn(move || {
+                    for i in 0..EACH {
+                        counters.route(RouteEvent::Hit, (i % 100) as u16);
+                        counters.count(if thread % 2 == 0 { Event::Coalesced } else { Event::NearHit });
+                    }
+                });
+            }
+        });
+        let totals = counters.totals();
+        assert_eq!(totals.hits, THREADS * EACH);
+        assert_eq!((totals.coalesced, totals.near_hits), (THREADS / 2 * EACH, THREADS / 2 * EACH));
+        assert_eq!(counters.route_totals(99).hits, THREADS * EACH / 100);
+    }
+
+    #[test]
+    fn every_route_has_a_place_of_its_own() {
+        let places: HashSet<_> = (0..=u16::MAX)
+            .map(|route| {
+                let (bucket, index) = RouteTable::place(route);
+                assert!(bucket < BUCKETS && index < FIRST << bucket, "route {route}");
+                (bucket, index)
+            })
+            .collect();
+        assert_eq!(places.len(), usize::from(u16::MAX) + 1);
+    }
+
+    #[test]
+    fn routes_never_counted_take_no_room() {
+        let table = RouteTable::default();
+        table.at(0);
+        assert!(table.get(u16::MAX).is_none());
+        assert_eq!(table.buckets.iter().filter(|bucket| bucket.get().is_some()).count(), 1);
+    }
+}

@@ -183,3 +183,97 @@ impl Series {
 fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1_000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_measured_is_all_0() {
+        assert_eq!(Latencies::new().snapshot(), LatencyTotals::default());
+    }
+
+    #[test]
+    fn tells_microseconds() {
+        let latencies = Latencies::new();
+        latencies.record(Op::Miss, 1_500);
+        latencies.record(Op::Miss, 2_500);
+        let miss = latencies.snapshot().miss;
+        assert_eq!((miss.count, miss.max, miss.sum), (2, 2.5, 4.0));
+        assert!((miss.p50 - 1.5).abs() <= 0.015, "{miss:?}");
+        assert_eq!(miss.p999, 2.5);
+    }
+
+    #[test]
+    fn operations_are_measured_apart() {
+        let latencies = Latencies::new();
+        for (i, op) in Op::ALL.into_iter().enumerate() {
+            (0..=i).for_each(|_| latencies.record(op, 10));
+        }
+        let totals = latencies.snapshot();
+        assert_eq!(Op::ALL.map(|op| totals.of(op).count), [1, 2, 3, 4]);
+        assert_eq!([totals.hit.count, totals.stale.count, totals.miss.count, totals.fetch.count], [1, 2, 3, 4]);
+        assert_eq!(Op::ALL.map(Op::as_str), ["hit", "stale", "miss", "fetch"]);
+    }
+
+    #[test]
+    fn takes_0_and_counts_the_endless_as_an_hour() {
+        let latencies = Latencies::new();
+        latencies.record(Op::Fetch, 0);
+        latencies.record(Op::Fetch, u64::MAX);
+        let fetch = latencies.snapshot().fetch;
+        assert_eq!((fetch.count, fetch.p50, fetch.max), (2, 0.0, 3.6e9));
+        assert_eq!((fetch.p999, fetch.sum), (3.6e9, 3.6e9));
+    }
+
+    #[test]
+    fn a_measure_that_stands_for_several_weighs_as_many() {
+        let latencies = Latencies::new();
+        latencies.record_n(Op::Hit, 100, 16);
+        latencies.record(Op::Hit, 9_000);
+        let hit = latencies.snapshot().hit;
+        assert_eq!((hit.count, hit.p50, hit.max, hit.sum), (17, 0.1, 9.0, 10.6));
+    }
+
+    #[test]
+    fn what_many_threads_record_is_all_there() {
+        let latencies = Latencies::new();
+        std::thread::scope(|scope| {
+            for thread in 1..=8 {
+                let latencies = &latencies;
+                scope.spawn(move || (0..1_000).for_each(|_| latencies.record(Op::Hit, thread * 1_000)));
+            }
+        });
+        let hit = latencies.snapshot().hit;
+        assert_eq!((hit.count, hit.max, hit.sum), (8_000, 8.0, 36_000.0));
+        assert!((hit.p50 - 4.0).abs() <= 0.04, "{hit:?}");
+    }
+
+    /// The `q` quantile by sorting: the smallest measure that at least `q` of all do not exceed.
+    fn exact(sorted: &[u64], q: f64) -> f64 {
+        let rank = (q * sorted.len() as f64).ceil().max(1.0) as usize;
+        sorted[rank - 1] as f64 / 1_000.0
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_within_one_percent(exponents in prop::collection::vec(0.0..42.0f64, 1..2_000)) {
+            // Even over all magnitudes from 1 ns to beyond an hour.
+            let mut nanos: Vec<_> = exponents.into_iter().map(|e| e.exp2() as u64).collect();
+            let latencies = Latencies::new();
+            nanos.iter().for_each(|&n| latencies.record(Op::Fetch, n));
+            nanos.iter_mut().for_each(|n| *n = (*n).min(MAX_NANOS));
+            nanos.sort_unstable();
+            let fetch = latencies.snapshot().fetch;
+            prop_assert_eq!(fetch.count, nanos.len() as u64);
+            prop_assert_eq!(fetch.max, micros(*nanos.last().unwrap()));
+            prop_assert_eq!(fetch.sum, micros(nanos.iter().sum()));
+            for (told, q) in [(fetch.p50, 0.5), (fetch.p99, 0.99), (fetch.p999, 0.999)] {
+                let exact = exact(&nanos, q);
+                prop_assert!((told - exact).abs() <= 0.01 * exact, "q {}: {} for {}", q, told, exact);
+            }
+        }
+    }
+}

@@ -116,10 +116,10 @@ fn latencies(text: &mut Text, latency: &LatencyTotals) {
 }
 
 fn routes(text: &mut Text, routes: &[Route]) {
-    // A series may appear once only, and two patterns may look alike: one defined again, or once shown as text.
-    let mut by_label: BTreeMap<String, RouteTotals> = BTreeMap::new();
+    // A series may appear once only, and a pattern may be defined again.
+    let mut by_label: BTreeMap<&str, RouteTotals> = BTreeMap::new();
     for route in routes {
-        let sum = by_label.entry(label_text(&route.pattern)).or_default();
+        let sum = by_label.entry(&route.pattern).or_default();
         sum.hits += route.totals.hits;
         sum.stale += route.totals.stale;
         sum.misses += route.totals.misses;
@@ -152,7 +152,7 @@ fn breakers(text: &mut Text, breakers: &[Breaker]) {
     if breakers.is_empty() {
         return;
     }
-    let by_label: BTreeMap<String, &Breaker> = breakers.iter().map(|b| (label_text(&b.origin), b)).collect();
+    let by_label: BTreeMap<&str, &Breaker> = breakers.iter().map(|b| (b.origin.as_str(), b)).collect();
     let help = "1 for the state that the circuit breaker of an origin is in, 0 for the others.";
     let mut family = text.family("kvcache_breaker_state", Type::Gauge, help);
     for (origin, breaker) in &by_label {
@@ -170,12 +170,6 @@ fn breakers(text: &mut Text, breakers: &[Breaker]) {
 
 fn seconds(micros: f64) -> f64 {
     micros / 1_000_000.0
-}
-
-/// A user's text as a label value. The format takes any Unicode, but Prometheus' own scanner ends at a NUL, so that
-/// one is shown as U+FFFD.
-fn label_text(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 #[derive(Clone, Copy)]
@@ -208,7 +202,7 @@ struct Family<'a> {
 
 impl Text {
     fn new(cache: Option<&str>) -> Self {
-        Self { out: String::with_capacity(8 * 1024), cache: cache.map(label_text) }
+        Self { out: String::with_capacity(8 * 1024), cache: cache.map(str::to_owned) }
     }
 
     fn family(&mut self, name: &'static str, of: Type, help: &str) -> Family<'_> {
@@ -256,6 +250,276 @@ fn escape(text: &str, out: &mut String, quote: bool) {
             '\n' => out.push_str("\\n"),
             '"' if quote => out.push_str("\\\""),
             c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prom_text_format_parser::{Sample, Scrape, Type as Parsed};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stats::latency::Summary;
+
+    const HOSTILE: [&str; 10] = [
+        "say \"hi\":*",
+        "line\nfeed:*",
+        "back\\slash\\*",
+        "trailing\\",
+        "carriage\rreturn\u{2028}\u{85}",
+        "{a=\"b\"} 1 # HELP x y",
+        "emoji 🦀 ünïcödé \u{202e}",
+        "",
+        " \t spaces \t ",
+        "control \0 \u{1} \u{7f} \u{1b}[31m",
+    ];
+
+    fn sample_snapshot() -> Snapshot {
+        let totals = Totals {
+            hits: 10,
+            near_hits: 1,
+            misses: 20,
+            stale: 3,
+            background_updates: 4,
+            errors: 5,
+            evicted_for_budget: 6,
+            evicted_expired: 7,
+            invalidations: 8,
+            coalesced: 9,
+            refreshes_dropped: 11,
+            listener_errors: 12,
+            loads: 13,
+        };
+        let measured = Summary { count: 3, p50: 1.5, p99: 250.0, p999: 1_000_000.0, max: 2e6, sum: 2_000_251.5 };
+        Snapshot {
+            cache: None,
+            totals,
+            entries: 14,
+            memory_bytes: 15,
+            memory_budget_bytes: 268_435_456,
+            value_bytes: 16,
+            queued: 17,
+            running: 18,
+            latency: LatencyTotals { fetch: measured, ..Default::default() },
+            routes: vec![route("user:*", 21), route("page:*", 22)],
+            breakers: vec![
+                Breaker { origin: "default".into(), state: State::Closed, failures: 0 },
+                Breaker { origin: "user:*".into(), state: State::HalfOpen, failures: 6 },
+            ],
+        }
+    }
+
+    fn route(pattern: &str, hits: u64) -> Route {
+        let totals = RouteTotals { hits, stale: 1, misses: 2, errors: 3, background_updates: 4, loads: 5 };
+        Route { pattern: pattern.into(), totals }
+    }
+
+    fn parse(text: &str) -> Scrape {
+        Scrape::parse(text).unwrap_or_else(|error| panic!("{error:?} in\n{text}"))
+    }
+
+    /// Labels by name, read back as Prometheus reads them.
+    fn labels(sample: &Sample) -> BTreeMap<String, String> {
+        sample.labels.iter().map(|label| (label.key.clone(), unescape(&label.value))).collect()
+    }
+
+    fn unescape(value: &str) -> String {
+        let mut chars = value.chars();
+        let mut out = String::new();
+        while let Some(c) = chars.next() {
+            match (c, c == '\\') {
+                (_, true) => out.push(match chars.next() {
+                    Some('n') => '\n',
+                    Some(c @ ('"' | '\\')) => c,
+                    other => panic!("no such escape: {other:?} in {value}"),
+                }),
+                (c, false) => out.push(c),
+            }
+        }
+        out
+    }
+
+    fn values(text: &str, metric: &str) -> Vec<(BTreeMap<String, String>, f64)> {
+        let scrape = parse(text);
+        let metric = scrape.metrics.iter().find(|m| m.name == metric).unwrap();
+        metric.samples.iter().map(|s| (labels(s), s.value.value.as_f64())).collect()
+    }
+
+    fn value(text: &str, metric: &str, wanted: &[(&str, &str)]) -> f64 {
+        let wanted = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        values(text, metric).into_iter().find(|(labels, _)| *labels == wanted).unwrap().1
+    }
+
+    #[test]
+    fn writes_every_figure_under_its_name() {
+        let text = render(&sample_snapshot());
+        for (metric, expected) in [
+            ("kvcache_hits_total", 10.0),
+            ("kvcache_near_hits_total", 1.0),
+            ("kvcache_misses_total", 20.0),
+            ("kvcache_stale_total", 3.0),
+            ("kvcache_background_updates_total", 4.0),
+            ("kvcache_errors_total", 5.0),
+            ("kvcache_invalidations_total", 8.0),
+            ("kvcache_coalesced_total", 9.0),
+            ("kvcache_refreshes_dropped_total", 11.0),
+            ("kvcache_listener_errors_total", 12.0),
+            ("kvcache_loads_total", 13.0),
+            ("kvcache_entries", 14.0),
+            ("kvcache_memory_bytes", 15.0),
+            ("kvcache_memory_budget_bytes", 268_435_456.0),
+            ("kvcache_uncompressed_value_bytes", 16.0),
+            ("kvcache_refreshes_queued", 17.0),
+            ("kvcache_refreshes_running", 18.0),
+        ] {
+            assert_eq!(value(&text, metric, &[]), expected, "{metric}");
+        }
+        assert_eq!(value(&text, "kvcache_evictions_total", &[("reason", "budget")]), 6.0);
+        assert_eq!(value(&text, "kvcache_evictions_total", &[("reason", "expired")]), 7.0);
+        for (metric, expected) in [
+            ("kvcache_pattern_hits_total", 21.0),
+            ("kvcache_pattern_stale_total", 1.0),
+            ("kvcache_pattern_misses_total", 2.0),
+            ("kvcache_pattern_errors_total", 3.0),
+            ("kvcache_pattern_background_updates_total", 4.0),
+            ("kvcache_pattern_loads_total", 5.0),
+        ] {
+            assert_eq!(value(&text, metric, &[("pattern", "user:*")]), expected, "{metric}");
+        }
+    }
+
+    #[test]
+    fn durations_are_summaries_in_seconds() {
+        let text = render(&sample_snapshot());
+        let of = |quantile| value(&text, "kvcache_latency_seconds", &[("op", "fetch"), ("quantile", quantile)]);
+        assert_eq!([of("0.5"), of("0.99"), of("0.999")], [0.000_001_5, 0.000_25, 1.0]);
+        assert!(text.contains("kvcache_latency_seconds_sum{op=\"fetch\"} 2.0002515\n"), "{text}");
+        assert!(text.contains("kvcache_latency_seconds_count{op=\"fetch\"} 3\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_never_measured_has_no_quantile() {
+        let text = render(&sample_snapshot());
+        assert!(value(&text, "kvcache_latency_seconds", &[("op", "hit"), ("quantile", "0.5")]).is_nan());
+        assert!(text.contains("kvcache_latency_seconds_count{op=\"hit\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_breaker_is_in_one_state() {
+        let text = render(&sample_snapshot());
+        let of = |origin, state| value(&text, "kvcache_breaker_state", &[("origin", origin), ("state", state)]);
+        assert_eq!(["closed", "open", "half-open"].map(|s| of("default", s)), [1.0, 0.0, 0.0]);
+        assert_eq!(["closed", "open", "half-open"].map(|s| of("user:*", s)), [0.0, 0.0, 1.0]);
+        assert_eq!(value(&text, "kvcache_breaker_failures", &[("origin", "user:*")]), 6.0);
+    }
+
+    #[test]
+    fn a_cache_without_patterns_and_origins_has_no_empty_families() {
+        let text = render(&Snapshot::default());
+        assert!(!text.contains("pattern") && !text.contains("breaker"), "{text}");
+        parse(&text);
+    }
+
+    #[test]
+    fn a_name_is_on_every_series() {
+        let text = render(&Snapshot { cache: Some("main \"one\"".into()), ..sample_snapshot() });
+        for metric in parse(&text).metrics {
+            for sample in &metric.samples {
+                assert_eq!(labels(sample)["cache"], "main \"one\"", "{}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_names_arrive_as_they_were() {
+        let long = "x:".repeat(100_000);
+        let names: Vec<&str> = HOSTILE.into_iter().chain([long.as_str()]).collect();
+        let text = render(&Snapshot {
+            routes: names.iter().map(|name| route(name, 1)).collect(),
+            breakers: names
+                .iter()
+                .map(|name| Breaker { origin: (*name).into(), state: State::Open, failures: 1 })
+                .collect(),
+            ..Default::default()
+        });
+        let expected: BTreeSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let patterns = values(&text, "kvcache_pattern_hits_total");
+        assert_eq!(
+            patterns.into_iter().map(|(labels, _)| labels["pattern"].clone()).collect::<BTreeSet<_>>(),
+            expected
+        );
+        let origins = values(&text, "kvcache_breaker_failures");
+        assert_eq!(origins.into_iter().map(|(labels, _)| labels["origin"].clone()).collect::<BTreeSet<_>>(), expected);
+    }
+
+    #[test]
+    fn a_pattern_defined_again_stays_one_series() {
+        let routes = vec![route("a:*", 1), route("b:*", 4), route("a:*", 2)];
+        let text = render(&Snapshot { routes, ..Default::default() });
+        let hits: Vec<_> = values(&text, "kvcache_pattern_hits_total").into_iter().map(|(_, hits)| hits).collect();
+        assert_eq!(hits, [3.0, 4.0]);
+    }
+
+    /// Names, types and labels, as they are written and as `docs/metrics.md` tells them.
+    #[test]
+    fn the_documentation_lists_what_is_written() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        let documented: BTreeSet<(String, String, String)> = std::fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .filter(|line| line.starts_with("| `kvcache_"))
+            .map(|line| {
+                let cells: Vec<_> = line.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+                (cells[1].clone(), cells[2].clone(), cells[3].clone())
+            })
+            .collect();
+        let written = parse(&render(&sample_snapshot()))
+            .metrics
+            .iter()
+            .map(|metric| {
+                let names: BTreeSet<_> = metric.samples.iter().flat_map(|s| labels(s).into_keys()).collect();
+                let labels = names.into_iter().collect::<Vec<_>>().join(", ");
+                (metric.name.clone(), metric.kind.to_string(), labels)
+            })
+            .collect();
+        assert_eq!(documented, written);
+    }
+
+    /// Text of any characters whatever, control characters too, and often of those that the format gives a meaning.
+    fn any_text() -> impl Strategy<Value = String> {
+        let special = prop::sample::select(vec!['\\', '"', '\n', '\r', '\0', '{', '}', ',', '=', '#', ' ', 'n']);
+        prop::collection::vec(prop_oneof![special, any::<char>()], 0..40).prop_map(String::from_iter)
+    }
+
+    proptest! {
+        #[test]
+        fn any_names_give_valid_text(names in prop::collection::vec(any_text(), 0..8), cache in prop::option::of(any_text())) {
+            let text = render(&Snapshot {
+                cache,
+                routes: names.iter().map(|name| route(name, 1)).collect(),
+                breakers: names
+                    .iter()
+                    .map(|name| Breaker { origin: name.clone(), state: State::Closed, failures: 0 })
+                    .collect(),
+                ..Default::default()
+            });
+            prop_assert!(text.ends_with('\n'));
+            let scrape = parse(&text);
+            let mut series = BTreeSet::new();
+            for metric in &scrape.metrics {
+                prop_assert!(metric.help_desc.is_some());
+                prop_assert_eq!(metric.kind == Parsed::Counter, metric.name.ends_with("_total"));
+                for sample in &metric.samples {
+                    let id = (metric.name.clone(), format!("{:?}", sample.value.value_type), labels(sample));
+                    prop_assert!(series.insert(id), "a series twice: {} {:?}", metric.name, sample);
+                }
+            }
+            let patterns: BTreeSet<_> = series.iter().filter_map(|(_, _, labels)| labels.get("pattern")).collect();
+            let expected: BTreeSet<_> = names.iter().cloned().collect();
+            prop_assert_eq!(patterns, expected.iter().collect::<BTreeSet<_>>());
         }
     }
 }

@@ -73,3 +73,41 @@ impl<T> Deref for Padded<T> {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_keeps_its_stripe() {
+        let striped = Striped::<Mutex<u32>>::with_stripes(4);
+        assert!(std::ptr::eq(striped.mine(), striped.mine()));
+    }
+
+    #[test]
+    fn what_many_threads_leave_is_all_there() {
+        let striped = Striped::<Mutex<u32>>::with_stripes(4);
+        std::thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| *striped.mine().lock().unwrap() += 1);
+            }
+        });
+        assert_eq!(striped.iter().map(|n| *n.lock().unwrap()).sum::<u32>(), 32);
+        assert_eq!(striped.iter().count(), 4);
+    }
+
+    #[test]
+    fn stripes_lie_apart() {
+        let striped = Striped::<u64>::with_stripes(2);
+        let at: Vec<_> = striped.iter().map(|n| std::ptr::from_ref(n) as usize).collect();
+        assert!(at[0].abs_diff(at[1]) >= 128);
+    }
+
+    #[test]
+    fn there_is_a_power_of_two_of_them_within_the_bound() {
+        let stripes = Striped::<u8>::new().iter().count();
+        assert!(stripes.is_power_of_two() && stripes <= MAX_STRIPES);
+    }
+}
