@@ -1,13 +1,18 @@
 //! The entry: one allocation that holds a key, a value, and all that is known about them.
 //!
-//! An entry never changes once it is built; a new age or a new value is a new entry. Clones share the allocation,
-//! so a reader keeps what it found while the memory tier drops it.
+//! To those who hold it, an entry never changes once it is shared; a new age or a new value is a new entry. Clones share
+//! the allocation, so a reader keeps what it found while the memory tier drops it.
 //!
-//! Layout: `count | length | header | key | metadata | links | value`.
+//! Layout: `head | key | metadata | links | value`. The head is 60 bytes, among them the reference count and the three
+//! fields in which the memory tier notes where it keeps the entry and how often it was used ([`Hook`]): they lie on the
+//! line that a reader loads anyway.
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
-
-use triomphe::ThinArc;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
 use crate::clock::{FOREVER, Millis};
 
@@ -89,9 +94,6 @@ pub struct Header {
     pub kind: Kind,
     /// Whether a text value is pure ASCII, so that it can be handed over as Latin-1.
     pub ascii: bool,
-    key_len: u16,
-    meta_len: u16,
-    links_len: u32,
 }
 
 /// Where an entry stands in its life.
@@ -107,59 +109,221 @@ pub enum Freshness {
     Dead,
 }
 
+/// A moment in 6 bytes. What lies beyond 2^48 - 2 ms (8,900 years) is [`FOREVER`].
+#[derive(Clone, Copy)]
+struct Moment([u8; 6]);
+
+impl Moment {
+    const END: u64 = (1 << 48) - 1;
+
+    fn new(at: Millis) -> Self {
+        let [a, b, c, d, e, f, ..] = at.min(Self::END).to_le_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    #[inline]
+    fn get(self) -> Millis {
+        let [a, b, c, d, e, f] = self.0;
+        match u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) {
+            Self::END => FOREVER,
+            at => at,
+        }
+    }
+}
+
+/// What precedes the bytes.
+#[repr(C)]
+struct Head {
+    count: AtomicU32,
+    hook: Hook,
+    value_len: u32,
+    links_len: u32,
+    /// Low and high half: a `u64` would round the head up to 64 bytes.
+    seq: [u32; 2],
+    stored_at: Moment,
+    fresh_until: Moment,
+    stale_until: Moment,
+    error_until: Moment,
+    key_len: u16,
+    meta_len: u16,
+    route: u16,
+    /// [`Kind`], and [`ASCII`].
+    form: u8,
+    uses: AtomicU8,
+}
+
+/// Beside the kind: the text is ASCII.
+const ASCII: u8 = 0x80;
+
+/// What the memory tier notes in the entries that it holds, beside [`Entry::uses`]. Meaningless elsewhere.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    /// Number of the tier's slot that holds the entry; [`Hook::FREE`] if none does.
+    pub slot: AtomicU32,
+    /// The eviction policy's word. Written under the lock of the entry's shard only.
+    pub word: AtomicU32,
+}
+
+impl Hook {
+    /// No tier holds the entry.
+    pub const FREE: u32 = u32::MAX;
+    /// A tier is about to hold the entry.
+    pub const CLAIMED: u32 = u32::MAX - 1;
+
+    const fn new() -> Self {
+        Self { slot: AtomicU32::new(Self::FREE), word: AtomicU32::new(0) }
+    }
+}
+
+/// Where the key begins.
+const HEAD: usize = size_of::<Head>();
+const _: () = assert!(HEAD == 60);
+
 /// One cached value with its key. Cheap to clone.
-#[derive(Clone)]
-pub struct Entry(ThinArc<Header, u8>);
+pub struct Entry(NonNull<Head>);
+
+// SAFETY: what is shared is read only, but for atomics; the count frees it once.
+unsafe impl Send for Entry {}
+// SAFETY: as above.
+unsafe impl Sync for Entry {}
 
 impl Entry {
     /// Builds an entry stored at `now`. `key` is a checked key; `metadata` is JSON text or empty; `links` is empty or the
     /// encoded tags and parents of the entry.
+    ///
+    /// # Panics
+    /// If a part is longer than its length field can say: 65,535 bytes of key or metadata, 4 GiB of links or value.
     pub fn new(spec: &EntrySpec<'_>, now: Millis) -> Self {
-        let mut bytes = Vec::with_capacity(spec.key.len() + spec.metadata.len() + spec.links.len() + spec.value.len());
-        bytes.extend_from_slice(spec.key);
-        bytes.extend_from_slice(spec.metadata);
-        bytes.extend_from_slice(spec.links);
-        bytes.extend_from_slice(spec.value);
-        let header = Header {
-            seq: spec.seq,
-            stored_at: now,
-            fresh_until: until(now, spec.ages.max_age),
-            stale_until: until(now, spec.ages.stale_age),
-            error_until: until(now, spec.ages.stale_if_error),
-            route: spec.route,
-            kind: spec.kind,
-            ascii: spec.kind.is_text() && spec.value.is_ascii(),
+        let parts = [spec.key, spec.metadata, spec.links, spec.value];
+        let head = Head {
+            count: AtomicU32::new(1),
+            hook: Hook::new(),
+            value_len: spec.value.len() as u32,
+            links_len: spec.links.len() as u32,
+            seq: halves(spec.seq),
+            stored_at: Moment::new(now),
+            fresh_until: Moment::new(until(now, spec.ages.max_age)),
+            stale_until: Moment::new(until(now, spec.ages.stale_age)),
+            error_until: Moment::new(until(now, spec.ages.stale_if_error)),
             key_len: spec.key.len() as u16,
             meta_len: spec.metadata.len() as u16,
-            links_len: spec.links.len() as u32,
+            route: spec.route,
+            form: spec.kind as u8 | if spec.kind.is_text() && spec.value.is_ascii() { ASCII } else { 0 },
+            uses: AtomicU8::new(0),
         };
-        Self(ThinArc::from_header_and_slice(header, &bytes))
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        assert!(len == head.len(), "a part of the entry is too long");
+        Self::allocate(head, parts)
+    }
+
+    fn allocate(head: Head, parts: [&[u8]; 4]) -> Self {
+        let layout = layout(head.len());
+        // SAFETY: the layout has at least the size of the head.
+        let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let mut at = HEAD;
+        for part in parts {
+            // SAFETY: the parts' lengths add up to `head.len()`, for which the allocation was made.
+            unsafe { ptr::copy_nonoverlapping(part.as_ptr(), base.as_ptr().add(at), part.len()) };
+            at += part.len();
+        }
+        let at = base.cast::<Head>();
+        // SAFETY: the allocation is aligned to 8 and has room for the head.
+        unsafe { at.write(head) };
+        Self(at)
+    }
+
+    /// A copy with an allocation of its own, held by no tier.
+    pub(crate) fn duplicate(&self) -> Self {
+        let h = self.head();
+        let head = Head { count: AtomicU32::new(1), hook: Hook::new(), uses: AtomicU8::new(0), ..*h };
+        Self::allocate(head, [self.key(), self.metadata(), self.links(), self.value()])
     }
 
     /// Moves an entry that nobody shares yet to another number and another moment; its ages count from there.
     pub fn stamp(&mut self, seq: u64, now: Millis) {
-        self.0.with_arc_mut(|arc| {
-            if let Some(inner) = triomphe::Arc::get_mut(arc) {
-                let h = inner.header_mut();
-                let was = h.stored_at;
-                let moved = |moment: Millis| if moment == FOREVER { FOREVER } else { until(now, moment - was) };
-                (h.fresh_until, h.stale_until, h.error_until) =
-                    (moved(h.fresh_until), moved(h.stale_until), moved(h.error_until));
-                (h.seq, h.stored_at) = (seq, now);
-            }
-        });
+        if self.head().count.load(Ordering::Acquire) != 1 {
+            return;
+        }
+        // SAFETY: this is the only reference, and it is borrowed mutably.
+        let h = unsafe { self.0.as_mut() };
+        let was = h.stored_at.get();
+        let moved = |moment: Moment| match moment.get() {
+            FOREVER => moment,
+            moment => Moment::new(until(now, moment - was)),
+        };
+        (h.fresh_until, h.stale_until, h.error_until) =
+            (moved(h.fresh_until), moved(h.stale_until), moved(h.error_until));
+        (h.seq, h.stored_at) = (halves(seq), Moment::new(now));
+    }
+
+    #[inline]
+    fn head(&self) -> &Head {
+        // SAFETY: the allocation lives as long as this reference to it.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// `len` bytes from `start` after the head.
+    ///
+    /// # Safety
+    /// They lie within `head().len()`.
+    #[inline]
+    unsafe fn bytes(&self, start: usize, len: usize) -> &[u8] {
+        // SAFETY: within the allocation and initialized, says the caller; the pointer is that of the whole allocation.
+        unsafe { slice::from_raw_parts(self.0.as_ptr().cast::<u8>().add(HEAD + start), len) }
+    }
+
+    /// What the memory tier notes in it.
+    #[inline]
+    pub(crate) fn hook(&self) -> &Hook {
+        &self.head().hook
+    }
+
+    /// Uses since the memory tier's policy last looked. Written by readers too: a count lost in a race does no harm.
+    #[inline]
+    pub(crate) fn uses(&self) -> &AtomicU8 {
+        &self.head().uses
+    }
+
+    /// The entry as a pointer, which carries its reference.
+    pub(crate) fn into_pointer(self) -> NonNull<()> {
+        ManuallyDrop::new(self).0.cast()
+    }
+
+    /// The entry as a pointer, without a reference.
+    pub(crate) fn as_pointer(&self) -> NonNull<()> {
+        self.0.cast()
+    }
+
+    /// The entry behind a pointer, to look at: its reference is another's.
+    ///
+    /// # Safety
+    /// The pointer came from [`Entry::as_pointer`], and the entry outlives what is made of it.
+    #[inline]
+    pub(crate) unsafe fn borrow_pointer(pointer: NonNull<()>) -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self(pointer.cast()))
     }
 
     /// What is known of the entry.
     #[inline]
-    pub fn header(&self) -> &Header {
-        &self.0.header.header
+    pub fn header(&self) -> Header {
+        let h = self.head();
+        Header {
+            seq: h.seq[0] as u64 | (h.seq[1] as u64) << 32,
+            stored_at: h.stored_at.get(),
+            fresh_until: h.fresh_until.get(),
+            stale_until: h.stale_until.get(),
+            error_until: h.error_until.get(),
+            route: h.route,
+            kind: Kind::from_u8(h.form & !ASCII).unwrap_or(Kind::Bytes),
+            ascii: h.form & ASCII != 0,
+        }
     }
 
     /// The key's bytes of UTF-8.
     #[inline]
     pub fn key(&self) -> &[u8] {
-        &self.0.slice[..self.header().key_len as usize]
+        // SAFETY: the key comes first.
+        unsafe { self.bytes(0, self.head().key_len as usize) }
     }
 
     /// The key as text.
@@ -170,41 +334,41 @@ impl Entry {
 
     /// The user's metadata as JSON text; empty for none.
     pub fn metadata(&self) -> &[u8] {
-        let h = self.header();
-        let start = h.key_len as usize;
-        &self.0.slice[start..start + h.meta_len as usize]
+        let h = self.head();
+        // SAFETY: the metadata follows the key.
+        unsafe { self.bytes(h.key_len as usize, h.meta_len as usize) }
     }
 
     /// The encoded tags and parents; empty for none.
     pub fn links(&self) -> &[u8] {
-        let h = self.header();
-        let start = h.key_len as usize + h.meta_len as usize;
-        &self.0.slice[start..start + h.links_len as usize]
+        let h = self.head();
+        // SAFETY: the links follow the metadata.
+        unsafe { self.bytes(h.key_len as usize + h.meta_len as usize, h.links_len as usize) }
     }
 
     /// The value's bytes.
     #[inline]
     pub fn value(&self) -> &[u8] {
-        let h = self.header();
-        &self.0.slice[h.key_len as usize + h.meta_len as usize + h.links_len as usize..]
+        let h = self.head();
+        // SAFETY: the value comes last.
+        unsafe { self.bytes(h.len() - h.value_len as usize, h.value_len as usize) }
     }
 
-    /// Bytes of the one allocation behind this entry: header, key, metadata, links and value.
+    /// Bytes of the one allocation behind this entry: head, key, metadata, links and value.
     #[inline]
     pub fn allocated(&self) -> usize {
-        // Reference count and length precede the header.
-        2 * size_of::<usize>() + size_of::<Header>() + self.0.slice.len()
+        HEAD + self.head().len()
     }
 
     /// Where the entry stands at `now`.
     #[inline]
     pub fn freshness(&self, now: Millis) -> Freshness {
-        let h = self.header();
-        if now < h.fresh_until {
+        let h = self.head();
+        if now < h.fresh_until.get() {
             Freshness::Fresh
-        } else if now < h.stale_until {
+        } else if now < h.stale_until.get() {
             Freshness::Stale
-        } else if now < h.error_until {
+        } else if now < h.error_until.get() {
             Freshness::OnError
         } else {
             Freshness::Dead
@@ -214,13 +378,55 @@ impl Entry {
     /// The moment from which it can no longer be served at all.
     #[inline]
     pub fn dead_at(&self) -> Millis {
-        let h = self.header();
-        h.fresh_until.max(h.stale_until).max(h.error_until)
+        let h = self.head();
+        h.fresh_until.get().max(h.stale_until.get()).max(h.error_until.get())
     }
 
     /// Milliseconds since it was stored.
     pub fn age(&self, now: Millis) -> Millis {
-        now.saturating_sub(self.header().stored_at)
+        now.saturating_sub(self.head().stored_at.get())
+    }
+}
+
+impl Head {
+    /// Bytes after the head.
+    #[inline]
+    fn len(&self) -> usize {
+        self.key_len as usize + self.meta_len as usize + self.links_len as usize + self.value_len as usize
+    }
+}
+
+fn halves(n: u64) -> [u32; 2] {
+    [n as u32, (n >> 32) as u32]
+}
+
+fn layout(len: usize) -> Layout {
+    // SAFETY: 8 is a power of two, and the parts of an entry were slices, so that their sum is far below `isize::MAX`.
+    unsafe { Layout::from_size_align_unchecked(HEAD + len, 8) }
+}
+
+impl Clone for Entry {
+    #[inline]
+    fn clone(&self) -> Self {
+        // A new reference is made from one that exists, so nothing has to be ordered; dropping does that.
+        if self.head().count.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+            // Two thousand million clones that were forgotten: better an end than a count that wraps.
+            std::process::abort();
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for Entry {
+    #[inline]
+    fn drop(&mut self) {
+        // Whoever drops the last reference must see all that was done through the others.
+        if self.head().count.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            let layout = layout(self.head().len());
+            // SAFETY: it was the last reference; the head holds nothing that is to be dropped.
+            unsafe { dealloc(self.0.as_ptr().cast(), layout) };
+        }
     }
 }
 
@@ -228,7 +434,7 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("key", &self.key_str())
-            .field("header", self.header())
+            .field("header", &self.header())
             .field("value_len", &self.value().len())
             .finish()
     }
@@ -306,5 +512,45 @@ mod tests {
         let e = Entry::new(&EntrySpec { ages, ..spec() }, 100);
         assert_eq!(e.freshness(u64::MAX - 1), Freshness::Fresh);
         assert_eq!(e.dead_at(), FOREVER);
+    }
+
+    #[test]
+    fn is_shared_and_freed_once() {
+        let e = Entry::new(&spec(), 100);
+        let others: Vec<_> = (0..4).map(|_| e.clone()).collect();
+        let threads: Vec<_> =
+            others.into_iter().map(|e| std::thread::spawn(move || e.clone().value() == b"\"v\"")).collect();
+        drop(e);
+        assert!(threads.into_iter().all(|t| t.join().unwrap()));
+    }
+
+    #[test]
+    fn a_shared_entry_is_not_stamped_anew() {
+        let mut e = Entry::new(&spec(), 100);
+        let other = e.clone();
+        e.stamp(8, 200);
+        assert_eq!(e.header(), other.header());
+        drop(other);
+        e.stamp(8, 200);
+        assert_eq!((e.header().seq, e.header().stored_at, e.dead_at()), (8, 200, 230));
+    }
+
+    #[test]
+    fn a_duplicate_is_equal_and_apart() {
+        let e = Entry::new(&spec(), 100);
+        let copy = e.duplicate();
+        assert_eq!(
+            (e.key(), e.metadata(), e.links(), e.value()),
+            (copy.key(), copy.metadata(), copy.links(), copy.value())
+        );
+        assert_eq!((e.header(), e.allocated()), (copy.header(), copy.allocated()));
+        assert_ne!(e.value().as_ptr(), copy.value().as_ptr());
+    }
+
+    #[test]
+    fn moments_saturate_to_forever() {
+        for (at, back) in [(0, 0), (1 << 40, 1 << 40), ((1 << 48) - 2, (1 << 48) - 2), (1 << 48, FOREVER)] {
+            assert_eq!(Moment::new(at).get(), back);
+        }
     }
 }
