@@ -5,6 +5,15 @@
  */
 
 /**
+ * How the demo's servers listen. The backlog is longer than any client's pool of connections: a connection that finds
+ * it full is tried again by the kernel after 1, 3, 7 seconds, which would say nothing about a cache or an origin.
+ */
+export const listenOptions = { host: '127.0.0.1', backlog: 4096 }
+
+/** Connections that a client of the demo opens at most; requests beyond wait in line, and their latency counts. */
+export const MAX_CONNECTIONS = 1024
+
+/**
  * The configuration that the runner gave this process.
  * @returns {any}
  */
@@ -29,8 +38,15 @@ export function answerRunner(handlers) {
   // A terminal sends Ctrl-C to every process of the group; the runner alone decides what happens then.
   process.on('SIGINT', () => {})
   // However the runner ends, and kill -9 is one way, the channel closes and so does this process.
-  process.on('disconnect', () => process.exit(0))
+  const runnerIsGone = () => process.exit(0)
+  process.on('disconnect', runnerIsGone)
   process.on('message', async (/** @type {{ id: number, type: string, value: unknown }} */ { id, type, value }) => {
+    if (type === 'leave') {
+      // From here on nothing but this process's own work keeps it alive: it has to end by itself.
+      process.off('disconnect', runnerIsGone)
+      process.disconnect()
+      return
+    }
     try {
       process.send?.({ id, value: await handlers[type]?.(value) })
     } catch (error) {

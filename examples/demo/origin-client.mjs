@@ -4,7 +4,8 @@
  *
  * No retries and no caching here: every call is one request that the origin sees.
  */
-import http from 'node:http'
+import { Pool } from 'undici'
+import { MAX_CONNECTIONS } from './child.mjs'
 
 /**
  * How one request to the origin ended.
@@ -15,14 +16,15 @@ import http from 'node:http'
 export class OriginError extends Error {
   /**
    * @param {string} message
-   * @param {{ status?: number, retryAfter?: string, cause?: unknown }} [details]
-   *   status: what the origin answered; absent when it answered nothing
+   * @param {{ status?: number, retryAfter?: string, givenUp?: boolean, cause?: unknown }} [details]
+   *   status: what the origin answered, absent when it answered nothing; givenUp: we did not wait any longer
    */
-  constructor(message, { status, retryAfter, cause } = {}) {
+  constructor(message, { status, retryAfter, givenUp = false, cause } = {}) {
     super(message, { cause })
     this.name = 'OriginError'
     this.status = status
     this.retryAfter = retryAfter
+    this.givenUp = givenUp
   }
 }
 
@@ -34,7 +36,8 @@ export class OriginError extends Error {
  */
 
 export class OriginClient {
-  #agent = new http.Agent({ keepAlive: true, maxFreeSockets: 1024 })
+  /** @type {Pool} */
+  #pool
 
   /**
    * @param {number} port on loopback
@@ -42,56 +45,64 @@ export class OriginClient {
    *   milliseconds since the UNIX epoch
    */
   constructor(port, onRequest = () => {}) {
-    /** May change: a restarted origin may listen elsewhere. */
-    this.port = port
+    this.#pool = poolTo(port)
     this.onRequest = onRequest
+  }
+
+  /** A restarted origin may listen elsewhere. @param {number} port */
+  movedTo(port) {
+    this.close()
+    this.#pool = poolTo(port)
   }
 
   /**
    * @param {string} id
-   * @param {{ etag?: string, signal?: AbortSignal }} [options] etag: of the copy in hand; with it, 304 may come back
+   * @param {object} [options]
+   * @param {string} [options.etag] of the copy in hand; with it, 304 may come back
+   * @param {AbortSignal} [options.signal]
    * @returns {Promise<OriginAnswer>}
    * @throws {OriginError}
    */
-  product(id, { etag, signal } = {}) {
+  async product(id, { etag, signal } = {}) {
     const startedAt = Date.now()
-    return new Promise((resolve, reject) => {
-      const request = http.get({
-        host: '127.0.0.1',
-        port: this.port,
+    let status
+    let headers
+    let product
+    try {
+      const answer = await this.#pool.request({
+        method: 'GET',
         path: `/products/${id}`,
-        agent: this.#agent,
         headers: etag === undefined ? {} : { 'if-none-match': etag },
         signal
       })
-
-      const failed = (/** @type {Error} */ cause) => {
-        this.onRequest(startedAt, signal?.aborted ? 'given up' : 'unreachable')
-        reject(new OriginError(signal?.aborted ? 'The origin took too long' : 'The origin is unreachable', { cause }))
-      }
-      request.on('error', failed)
-      request.on('response', response => {
-        const status = /** @type {number} */ (response.statusCode)
-        const chunks = /** @type {Buffer[]} */ ([])
-        response.on('data', chunk => chunks.push(chunk))
-        response.on('error', failed)
-        response.on('end', () => {
-          this.onRequest(startedAt, outcomeOf(status))
-          if (status === 200) {
-            resolve({ status, etag: response.headers.etag, product: JSON.parse(Buffer.concat(chunks).toString('utf8')) })
-          } else if (status === 304) {
-            resolve({ status, etag: response.headers.etag, product: null })
-          } else {
-            reject(new OriginError(`The origin answered ${status}`, { status, retryAfter: response.headers['retry-after'] }))
-          }
-        })
-      })
-    })
+      ;({ statusCode: status, headers } = answer)
+      // Read to its end in any case: only then is the connection free for the next request.
+      const text = await answer.body.text()
+      product = status === 200 ? JSON.parse(text) : null
+    } catch (cause) {
+      const givenUp = signal?.aborted === true
+      this.onRequest(startedAt, givenUp ? 'given up' : 'unreachable')
+      throw new OriginError(givenUp ? 'The origin took too long' : 'The origin is unreachable', { givenUp, cause })
+    }
+    this.onRequest(startedAt, outcomeOf(status))
+    if (status === 200 || status === 304) return { status, etag: single(headers.etag), product }
+    throw new OriginError(`The origin answered ${status}`, { status, retryAfter: single(headers['retry-after']) })
   }
 
+  /** Ends what is under way with an error. */
   close() {
-    this.#agent.destroy()
+    this.#pool.destroy().catch(() => {})
   }
+}
+
+/** @param {number} port */
+function poolTo(port) {
+  return new Pool(`http://127.0.0.1:${port}`, { connections: MAX_CONNECTIONS })
+}
+
+/** A header that comes once. @param {string | string[] | undefined} value */
+function single(value) {
+  return Array.isArray(value) ? value[0] : value
 }
 
 /**

@@ -11,7 +11,7 @@
  * The runner switches it between the modes of the configuration ('calm', 'slow'), kills it and starts it again.
  */
 import http from 'node:http'
-import { answerRunner, configuration, tell } from './child.mjs'
+import { answerRunner, configuration, listenOptions, tell } from './child.mjs'
 import { product, revisionAt } from './product.mjs'
 import { lognormal, uniform } from './random.mjs'
 import { TokenBucket } from './token-bucket.mjs'
@@ -69,8 +69,8 @@ answerRunner({
 
 server.on('error', (/** @type {NodeJS.ErrnoException} */ error) => {
   // The port of the origin that died may have been taken meanwhile; any other is as good.
-  if (error.code === 'EADDRINUSE' && port !== 0) server.listen(0, '127.0.0.1')
+  if (error.code === 'EADDRINUSE' && port !== 0) server.listen({ port: 0, ...listenOptions })
   else throw error
 })
 server.on('listening', () => tell('ready', { port: /** @type {import('node:net').AddressInfo} */ (server.address()).port }))
-server.listen(port, '127.0.0.1')
+server.listen({ port, ...listenOptions })

@@ -79,13 +79,17 @@ export function createProductService({ origin, cache, originTimeoutMs, onAnswer 
    * @returns {Promise<import('./sources.mjs').Source>}
    */
   async function fromOrigin(id, response) {
+    const patience = new AbortController()
+    const timer = setTimeout(() => patience.abort(), originTimeoutMs)
     try {
-      const answer = await origin.product(id, { signal: AbortSignal.timeout(originTimeoutMs) })
+      const answer = await origin.product(id, { signal: patience.signal })
       sendJson(response, 200, answer.product, bypassHeaders(answer.status))
       return 'BYPASS'
     } catch (error) {
       sendError(response, error, bypassHeaders(error instanceof OriginError ? error.status : undefined))
       return 'ERROR'
+    } finally {
+      clearTimeout(timer)
     }
   }
 
@@ -122,9 +126,7 @@ function explain(error) {
   if (error?.code === 'ERR_KVCACHE_CIRCUIT_OPEN') {
     return { status: 503, retryAfter: String(Math.max(1, Math.ceil((error.nextAttempt - Date.now()) / 1000))) }
   }
-  if (error?.code === 'ERR_KVCACHE_TIMEOUT' || error?.cause?.name === 'TimeoutError' || error?.cause?.name === 'AbortError') {
-    return { status: 504 }
-  }
+  if (error?.code === 'ERR_KVCACHE_TIMEOUT' || error?.givenUp) return { status: 504 }
   if (error?.status === 404) return { status: 404 }
   if (error?.status === 429) return { status: 503, retryAfter: error.retryAfter ?? '1' }
   return { status: 502 }

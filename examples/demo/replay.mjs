@@ -7,8 +7,8 @@
  * falls behind, that shows instead of being hidden (coordinated omission). Requests are due as a Poisson process; the
  * timer has a grain of one millisecond, which is part of every latency reported here.
  */
-import http from 'node:http'
-import { answerRunner, configuration, tell } from './child.mjs'
+import { Pool } from 'undici'
+import { answerRunner, configuration, MAX_CONNECTIONS, tell } from './child.mjs'
 import { exponential, uniform } from './random.mjs'
 import { ERROR, SOURCES } from './sources.mjs'
 import { readTrace } from './trace.mjs'
@@ -38,7 +38,11 @@ const LEAD_MS = 100
 
 const { requests, rate, seed, clientTimeoutMs } = config.traffic
 const pages = readTrace(requests)
-const agent = new http.Agent({ keepAlive: true, maxFreeSockets: 4096 })
+const pool = new Pool(`http://127.0.0.1:${port}`, {
+  connections: MAX_CONNECTIONS,
+  headersTimeout: clientTimeoutMs,
+  bodyTimeout: clientTimeoutMs
+})
 
 const dueMs = new Float64Array(requests)
 const lateMs = new Float32Array(requests)
@@ -67,21 +71,16 @@ function sendWhatIsDue() {
 }
 
 /** @param {number} n */
-function send(n) {
+async function send(n) {
   lateMs[n] = performance.now() - startNow - dueMs[n]
-  const request = http.get({ host: '127.0.0.1', port, path: `/products/${pages[n]}`, agent, timeout: clientTimeoutMs })
-  request.on('timeout', () => request.destroy(new Error(`no answer within ${clientTimeoutMs} ms`)))
-  request.on('error', error => settle(n, 0, ERROR, `no answer: ${error.message}`))
-  request.on('response', response => {
-    const chunks = /** @type {Buffer[]} */ ([])
-    response.on('data', chunk => chunks.push(chunk))
-    response.on('error', error => settle(n, 0, ERROR, `answer cut off: ${error.message}`))
-    response.on('end', () => {
-      const status = response.statusCode ?? 0
-      const source = status === 200 ? SOURCES.indexOf(/** @type {any} */ (response.headers['x-cache'])) : ERROR
-      settle(n, status, Math.max(source, ERROR), fault(pages[n], response, Buffer.concat(chunks)))
-    })
-  })
+  try {
+    const { statusCode, headers, body } = await pool.request({ method: 'GET', path: `/products/${pages[n]}` })
+    const text = await body.text()
+    const source = statusCode === 200 ? SOURCES.indexOf(/** @type {any} */ (headers['x-cache'])) : ERROR
+    settle(n, statusCode, Math.max(source, ERROR), fault(pages[n], statusCode, headers, text))
+  } catch (error) {
+    settle(n, 0, ERROR, `no answer: ${/** @type {Error} */ (error).message}`)
+  }
 }
 
 /**
@@ -98,7 +97,7 @@ function settle(n, status, source, faultFound) {
   if (faultFound !== undefined && wrongCount++ < WRONG_KEPT) wrong.push(`request ${n}, product ${pages[n]}: ${faultFound}`)
   if (++answered < requests) return
   clearInterval(reporting)
-  agent.destroy()
+  pool.destroy().catch(() => {})
   const startedAt = performance.timeOrigin + startNow
   finished({ startedAt, dueMs, lateMs, latencyMs, statuses, sources, wrong, wrongCount })
 }
@@ -106,16 +105,17 @@ function settle(n, status, source, faultFound) {
 /**
  * What is wrong with an answer, if anything: another product's page, or an age that its X-Cache does not allow.
  * @param {number} page
- * @param {http.IncomingMessage} response
- * @param {Buffer} body
+ * @param {number} status
+ * @param {Record<string, string | string[] | undefined>} headers
+ * @param {string} body
  */
-function fault(page, { statusCode, headers }, body) {
+function fault(page, status, headers, body) {
   const xCache = headers['x-cache']
-  if (statusCode !== 200) return [502, 503, 504].includes(statusCode ?? 0) ? undefined : `status ${statusCode}`
-  if (!body.subarray(0, 24).toString('latin1').startsWith(`{"id":${page},`)) return 'the page of another product'
+  if (status !== 200) return [502, 503, 504].includes(status) ? undefined : `status ${status}`
+  if (!body.startsWith(`{"id":${page},`)) return 'the page of another product'
   if (!useCache) return xCache === 'BYPASS' ? undefined : `X-Cache: ${xCache} without a cache`
   if (!/^kvcache; (hit|fwd=)/.test(String(headers['cache-status']))) return `Cache-Status: ${headers['cache-status']}`
-  if (!/^\d+$/.test(headers.age ?? '')) return `Age: ${headers.age}`
+  if (!/^\d+$/.test(String(headers.age))) return `Age: ${headers.age}`
   const age = Number(headers.age)
   const { maxAge, staleAge, staleIfError } = config.cache
   const limit = { HIT: maxAge, STALE: staleAge, MISS: 0, 'STALE-IF-ERROR': staleIfError }[String(xCache)]

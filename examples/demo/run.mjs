@@ -73,6 +73,15 @@ function write(file, text) {
   writeFileSync(file, text)
 }
 
+/** Fails before the first replay, not between the two, where the addon has not been built. */
+async function requireCache() {
+  try {
+    await import('kvcache')
+  } catch (error) {
+    throw new Error(`kvcache cannot be loaded; npm run build makes it.\n${/** @type {Error} */ (error).message}`)
+  }
+}
+
 /** @returns {Promise<number>} exit code */
 async function main() {
   const { quick, rate, report, json, help } = options(process.argv.slice(2))
@@ -80,6 +89,7 @@ async function main() {
     process.stdout.write(HELP)
     return 0
   }
+  await requireCache()
   const config = demoConfig({ quick, rate })
   const { requests, seconds } = config.traffic
   process.stdout.write(

@@ -72,8 +72,9 @@ export async function replayTrace({ useCache, config, progress }) {
         originLife.killedBy = await origin.kill()
       } else if (originLife.killedBy !== null && !originLife.restarted) {
         origin = startOrigin(port)
-        port = (await origin.ready).port
-        await service.ask('origin', port)
+        const came = await origin.ready
+        if (came.port !== port) await service.ask('origin', came.port)
+        port = came.port
         originLife.restarted = true
       } else {
         await origin.ask('mode', phase.name)
@@ -87,7 +88,8 @@ export async function replayTrace({ useCache, config, progress }) {
   const [samples] = await orFail(Promise.all([/** @type {Promise<import('./replay.mjs').Samples>} */ (finished), leadOriginThroughPhases()]))
   progress.stop({ answered: config.traffic.requests, phase: 'done', detail: describe(tally(samples.sources), originRequests, '') })
   const record = await orFail(/** @type {Promise<import('./service.mjs').ServiceRecord>} */ (service.ask('finish')))
-  await orFail(Promise.all([client.stop(), service.stop(), origin.stop()]))
+  // The service has closed its cache: nothing may keep its process alive.
+  await Promise.all([client.leave(), service.leave(), origin.kill()])
   return { useCache, samples, record, phases, originLife }
 }
 

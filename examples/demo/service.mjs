@@ -3,7 +3,7 @@
  * The service's process: product-service.mjs with its cache, and a record of what went on inside for the report.
  */
 import { once } from 'node:events'
-import { answerRunner, configuration, tell } from './child.mjs'
+import { answerRunner, configuration, listenOptions, tell } from './child.mjs'
 import { percentiles, newHistogram, recordMs } from './figures.mjs'
 import { OriginClient } from './origin-client.mjs'
 import { countsAsFailure, createProductService } from './product-service.mjs'
@@ -77,9 +77,7 @@ const sampling = setInterval(() => {
 
 answerRunner({
   /** @param {number} port */
-  origin: port => {
-    origin.port = port
-  },
+  origin: port => origin.movedTo(port),
 
   /** @returns {Promise<ServiceRecord>} the record of the run; the service is closed after it */
   finish: async () => {
@@ -103,6 +101,6 @@ answerRunner({
   }
 })
 
-server.listen(0, '127.0.0.1', () => {
+server.listen({ port: 0, ...listenOptions }, () => {
   tell('ready', { port: /** @type {import('node:net').AddressInfo} */ (server.address()).port })
 })
