@@ -4,7 +4,8 @@ import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { show } from '../lib/errors.js'
 import {
-  agesOf, cacheOptions, EMPTY, layer, MAX_METADATA_BYTES, parseAge, parseSize, parseTimeout, resolve
+  agesOf, cacheOptions, closeOptions, EMPTY, layer, listOptions, MAX_METADATA_BYTES, parseAge, parseSize, parseTimeout,
+  resolve
 } from '../lib/options.js'
 
 const refused = { code: 'ERR_KVCACHE_INVALID_OPTION' }
@@ -386,5 +387,41 @@ describe('cacheOptions', () => {
     const { serializer } = cacheOptions({ serializer: new Hex() })
     assert.deepEqual([serializer.name, serializer.kind], ['hex', 'custom'])
     assert.equal(serializer.deserialize?.(/** @type {any} */ (serializer.serialize?.('c0ffee'))), 'c0ffee')
+  })
+})
+
+describe('closeOptions', () => {
+  it('takes a timeout, which may be Infinity, or none', () => {
+    assert.equal(closeOptions(undefined, 'flush()'), undefined)
+    assert.equal(closeOptions({}, 'flush()'), undefined)
+    assert.equal(closeOptions({ timeout: undefined, other: undefined }, 'flush()'), undefined)
+    assert.equal(closeOptions({ timeout: 5 }, 'flush()'), 5)
+    assert.equal(closeOptions({ timeout: '2s' }, 'close()'), 2000)
+    assert.equal(closeOptions({ timeout: Infinity }, 'close()'), Infinity)
+  })
+
+  it('refuses anything else, naming the place', () => {
+    for (const timeout of [0, -1, null, 'soon']) assert.throws(() => closeOptions({ timeout }, 'flush()'), refused)
+    for (const options of [null, 5, []]) assert.throws(() => closeOptions(options, 'flush()'), /'options of flush\(\)'/)
+    assert.throws(() => closeOptions({ force: true }, 'close()'), { ...refused, message: /'force' of close\(\)/ })
+  })
+})
+
+describe('listOptions', () => {
+  it('has the documented defaults', () => {
+    assert.deepEqual(listOptions(undefined), { prefix: '', limit: 1000, cursor: undefined })
+    assert.deepEqual(listOptions({ prefix: 'a', limit: 1, cursor: 'c' }), { prefix: 'a', limit: 1, cursor: 'c' })
+    assert.equal(listOptions({ limit: 10_000 }).limit, 10_000)
+  })
+
+  it('refuses anything else', () => {
+    for (const limit of [0, -1, 1.5, 10_001, Infinity, '5', null]) {
+      assert.throws(() => listOptions({ limit }), { ...refused, option: 'limit' })
+    }
+    for (const prefix of [5, null, '\ud800']) assert.throws(() => listOptions({ prefix }), { ...refused, option: 'prefix' })
+    for (const cursor of [5, null, {}]) assert.throws(() => listOptions({ cursor }), { ...refused, option: 'cursor' })
+    assert.throws(() => listOptions({ tier: 'disk' }), { ...refused, option: 'tier', message: /not available/ })
+    assert.throws(() => listOptions({ reverse: true }), { ...refused, option: 'reverse' })
+    assert.throws(() => listOptions('prefix'), refused)
   })
 })

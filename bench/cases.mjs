@@ -1,7 +1,6 @@
 // @ts-check
 /**
- * What is measured. Each peer imports this file under a name of its own (`cases.mjs?peer`), so that every peer has its
- * own copies of the loops: V8 then optimizes each for the one cache it calls, as in a program that uses only that one.
+ * What is measured.
  *
  * Every case checks as it runs that each answer is the right one and how often the fetcher was called, and throws if
  * not: a cache that is fast and wrong has no time to show.
@@ -10,11 +9,13 @@ import assert from 'node:assert/strict'
 
 /** @typedef {import('./peers.mjs').Peer} Peer */
 
+/** @typedef {(ops: number) => Promise<number>} Prepared runs one round; nanoseconds an operation */
+
 /**
  * @typedef {object} Case
  * @property {string} title
  * @property {string} how what one operation is
- * @property {(peer: Peer, ops: number) => Promise<number>} run nanoseconds an operation
+ * @property {(peer: Peer) => Promise<Prepared>} prepare what is not measured
  * @property {number} ops operations a round
  */
 
@@ -46,58 +47,56 @@ const SMALL_ROOM = { items: 5_000, memory: '8mb' }
  * One caller who awaits each answer, over 10,000 keys in a random order, all fresh.
  * @param {(id: number) => any} make
  * @param {(value: any) => number} idOf
- * @returns {Case['run']}
+ * @returns {Case['prepare']}
  */
 function hits(make, idOf) {
-  return async (peer, ops) => {
+  return async peer => {
     const keys = Array.from({ length: 10_000 }, (_, n) => keyOf('user', n))
     const ids = new Map(keys.map((key, n) => [key, n]))
     let fetched = 0
-    const { get, close } = peer.open(key => {
+    const { get } = peer.open(key => {
       fetched++
       return make(Number(ids.get(key)))
     }, ROOM)
     for (const key of keys) await get(key)
     assert.equal(fetched, keys.length)
-    const order = Uint16Array.from({ length: ops }, () => Math.random() * keys.length)
 
-    globalThis.gc?.()
-    const start = process.hrtime.bigint()
-    for (let i = 0; i < ops; i++) {
-      const id = order[i]
-      if (idOf(await get(keys[id])) !== id) throw new Error(`wrong value for ${keys[id]}`)
+    return async ops => {
+      const order = Uint16Array.from({ length: ops }, () => Math.random() * keys.length)
+      const start = process.hrtime.bigint()
+      for (let i = 0; i < ops; i++) {
+        const id = order[i]
+        if (idOf(await get(keys[id])) !== id) throw new Error(`wrong value for ${keys[id]}`)
+      }
+      const ns = Number(process.hrtime.bigint() - start) / ops
+      assert.equal(fetched, keys.length, 'a hit called the fetcher')
+      for (let n = 0; n < keys.length; n += 97) assert.deepEqual(await get(keys[n]), make(n))
+      return ns
     }
-    const ns = Number(process.hrtime.bigint() - start) / ops
-
-    assert.equal(fetched, keys.length, 'a hit called the fetcher')
-    for (let n = 0; n < keys.length; n += 97) assert.deepEqual(await get(keys[n]), make(n))
-    await close()
-    return ns
   }
 }
 
 /**
  * One caller who awaits each answer, never the same key twice, a fetcher that answers at once. The cache is full for
  * most of the round, so that making room is part of it.
- * @type {Case['run']}
+ * @type {Case['prepare']}
  */
-async function misses(peer, ops) {
-  const keys = Array.from({ length: ops }, (_, n) => keyOf('miss', n))
-  let fetched = 0
-  const { get, close } = peer.open(() => medium(fetched++), SMALL_ROOM)
-
-  globalThis.gc?.()
-  const start = process.hrtime.bigint()
-  for (let i = 0; i < ops; i++) {
-    if ((await get(keys[i])).id !== i) throw new Error(`wrong value for ${keys[i]}`)
+async function misses(peer) {
+  return async ops => {
+    const keys = Array.from({ length: ops }, (_, n) => keyOf('miss', n))
+    let fetched = 0
+    const { get, close } = peer.open(() => medium(fetched++), SMALL_ROOM)
+    const start = process.hrtime.bigint()
+    for (let i = 0; i < ops; i++) {
+      if ((await get(keys[i])).id !== i) throw new Error(`wrong value for ${keys[i]}`)
+    }
+    const ns = Number(process.hrtime.bigint() - start) / ops
+    assert.equal(fetched, ops, 'each miss calls the fetcher once')
+    assert.deepEqual(await get(keys[ops - 1]), medium(ops - 1))
+    assert.equal(fetched, ops, 'the last value is cached')
+    await close()
+    return ns
   }
-  const ns = Number(process.hrtime.bigint() - start) / ops
-
-  assert.equal(fetched, ops, 'each miss calls the fetcher once')
-  assert.deepEqual(await get(keys[ops - 1]), medium(ops - 1))
-  assert.equal(fetched, ops, 'the last value is cached')
-  await close()
-  return ns
 }
 
 /** Callers of one missing key at a time. */
@@ -106,37 +105,39 @@ const CROWD = 10_000
 /**
  * 10,000 gets of one missing key before the fetcher answers, which it does as soon as all have asked; until the last of
  * them has its answer. A few keys, one after the other.
- * @type {Case['run']}
+ * @type {Case['prepare']}
  */
-async function stampede(peer, ops) {
+async function stampede(peer) {
   let fetched = 0
   /** @type {(value: any) => void} */
   let answer = () => {}
-  const { get, close } = peer.open(() => {
+  const { get } = peer.open(() => {
     fetched++
     return new Promise(resolve => { answer = resolve })
   }, ROOM)
-  const crowds = Math.max(1, Math.round(ops / CROWD))
-  let ns = 0
-  for (let crowd = 0; crowd < crowds; crowd++) {
-    const key = keyOf('stampede', crowd)
-    /** @type {Promise<any>[]} */
-    const gets = new Array(CROWD)
 
-    globalThis.gc?.()
-    const start = process.hrtime.bigint()
-    for (let i = 0; i < CROWD; i++) gets[i] = get(key)
-    // A cache may call its fetcher only after a few turns of the event loop.
-    while (fetched === crowd) await new Promise(resolve => setImmediate(resolve))
-    answer(medium(crowd))
-    const values = await Promise.all(gets)
-    ns += Number(process.hrtime.bigint() - start)
+  return async ops => {
+    const crowds = Math.max(1, Math.round(ops / CROWD))
+    let ns = 0
+    for (let crowd = 0; crowd < crowds; crowd++) {
+      const before = fetched
+      const key = keyOf('stampede', before)
+      /** @type {Promise<any>[]} */
+      const gets = new Array(CROWD)
+      globalThis.gc?.()
+      const start = process.hrtime.bigint()
+      for (let i = 0; i < CROWD; i++) gets[i] = get(key)
+      // A cache may call its fetcher only after a few turns of the event loop.
+      while (fetched === before) await new Promise(resolve => setImmediate(resolve))
+      answer(medium(before))
+      const values = await Promise.all(gets)
+      ns += Number(process.hrtime.bigint() - start)
 
-    assert.equal(fetched, crowd + 1, 'one fetch a key')
-    for (const value of values) if (value.id !== crowd) throw new Error(`wrong value for ${key}`)
+      assert.equal(fetched, before + 1, 'one fetch a key')
+      for (const value of values) if (value.id !== before) throw new Error(`wrong value for ${key}`)
+    }
+    return ns / (crowds * CROWD)
   }
-  await close()
-  return ns / (crowds * CROWD)
 }
 
 /** @type {Record<string, Case>} */
@@ -144,31 +145,31 @@ export const CASES = {
   'hit-small': {
     title: 'Hit, object of 100 bytes',
     how: 'one awaited get of a fresh value; 10,000 keys in random order',
-    run: hits(small, value => value.id),
+    prepare: hits(small, value => value.id),
     ops: 60_000
   },
   'hit-1k': {
     title: 'Hit, object of 1 KB',
     how: 'one awaited get of a fresh value; 10,000 keys in random order',
-    run: hits(medium, value => value.id),
+    prepare: hits(medium, value => value.id),
     ops: 60_000
   },
   'hit-text': {
     title: 'Hit, string of 1 KB',
     how: 'one awaited get of a fresh value; 10,000 keys in random order',
-    run: hits(plain, value => Number(value.slice(0, 8))),
+    prepare: hits(plain, value => Number(value.slice(0, 8))),
     ops: 60_000
   },
   miss: {
     title: 'Miss, object of 1 KB',
     how: 'one awaited get of a new key, with a fetcher that answers at once; the cache full, so something is evicted',
-    run: misses,
+    prepare: misses,
     ops: 30_000
   },
   stampede: {
     title: 'Stampede, object of 1 KB',
     how: 'one of 10,000 concurrent gets of one missing key, from the first call to the last answer, one fetch',
-    run: stampede,
+    prepare: stampede,
     ops: 3 * CROWD
   }
 }

@@ -3,9 +3,9 @@
  * `npm run bench`: kvcache beside its peers in one run.
  *
  * Rounds are interleaved: in each round every case runs once with every peer, in an order that turns by one from round
- * to round, so that whatever else the machine does falls on all alike. Garbage is collected before each measurement.
- * The first round only warms up. What is printed is the ratio of the medians, then the medians with the fastest and
- * slowest round beside them.
+ * to round, so that whatever else the machine does falls on all alike. Each peer runs in a process of its own, which
+ * rests while the others run. The first round only warms up. What is printed is the ratio of the medians, then the
+ * medians with the fastest and slowest round beside them.
  *
  * Usage: npm run bench -- [--quick] [--only hit,miss,stampede,overhead] [--rounds N] [--json FILE] [--docs FILE]
  *   --quick   3 rounds with a third of the operations
@@ -14,18 +14,14 @@
  *   --json    all figures, every round, into a file
  *   --docs    replaces the part of a Markdown file between the marks `<!-- peers -->` and `<!-- /peers -->`
  */
+import { fork } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { CASES } from './cases.mjs'
-import { overhead, OVERHEAD } from './overhead.mjs'
+import { OVERHEAD } from './overhead.mjs'
 import { PEERS } from './peers.mjs'
 import { machine, median, markdown, terminal } from './report.mjs'
-
-// Whoever runs this file need not know the flag.
-setFlagsFromString('--expose-gc')
-globalThis.gc ??= runInNewContext('gc')
 
 const { values: given } = parseArgs({
   options: {
@@ -51,8 +47,32 @@ const progress = text => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
 }
 
-// Each peer has its own copy of the loops: see cases.mjs.
-const loops = await Promise.all(PEERS.map((_, n) => import(`./cases.mjs?peer=${n}`)))
+const script = fileURLToPath(new URL('./worker.mjs', import.meta.url))
+const workers = PEERS.map(({ name }, n) => {
+  const worker = fork(script, [String(n)], { execArgv: ['--expose-gc'] })
+  worker.on('message', message => answered(/** @type {Message} */ (message)))
+  worker.on('exit', (code, signal) => answered({ error: `the process of ${name} ended with ${signal ?? code}` }))
+  return worker
+})
+
+/** @typedef {{ answer?: any, error?: string }} Message */
+/** What is done with the next message. @type {(message: Message) => void} */
+let answered = () => {}
+
+/**
+ * Has a peer run a case, while the others rest.
+ * @param {number} n
+ * @param {string} name
+ * @param {number} ops
+ * @returns {Promise<any>}
+ */
+async function ask(n, name, ops) {
+  workers[n].send({ name, ops, rounds })
+  const { answer, error } = await new Promise(resolve => { answered = resolve })
+  if (error === undefined) return answer
+  for (const worker of workers) worker.kill()
+  throw new Error(error)
+}
 
 const cases = chosen.filter(name => name !== OVERHEAD)
 /** Nanoseconds: case, peer, round. @type {Record<string, number[][]>} */
@@ -63,7 +83,7 @@ for (let round = -1; round < (cases.length === 0 ? -1 : rounds); round++) {
       const n = (turn + round + 1) % PEERS.length
       progress(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${name}, ${PEERS[n].name}`)
       const ops = given.quick ? Math.ceil(CASES[name].ops / 3) : CASES[name].ops
-      const took = await loops[n].CASES[name].run(PEERS[n], ops)
+      const took = await ask(n, name, ops)
       if (round >= 0) ns[name][n].push(took)
     }
   }
@@ -77,9 +97,10 @@ for (const name of cases) {
 
 if (chosen.includes(OVERHEAD)) {
   progress('the break-down of a hit')
-  results.cases.push(await overhead(rounds, given.quick ? 20_000 : 60_000))
+  results.cases.push(await ask(0, OVERHEAD, given.quick ? 20_000 : 60_000))
 }
 progress('')
+for (const worker of workers) worker.disconnect()
 
 console.log(terminal(results, PEERS))
 if (given.json !== undefined) writeFileSync(given.json, `${JSON.stringify(results, null, 2)}\n`)

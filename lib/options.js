@@ -474,7 +474,7 @@ const MEMORY = 256 * 1024 ** 2
 
 /**
  * Parses what the constructor was given. Throws ERR_KVCACHE_INVALID_OPTION.
- * @param {unknown} options
+ * @param {unknown} [options]
  * @returns {Readonly<CacheOptions>}
  */
 export function cacheOptions(options) {
