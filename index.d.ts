@@ -467,9 +467,9 @@ export class KvCacheError extends Error {
 // --- The cache -------------------------------------------------------------------------------------------------------
 
 /**
- * A cache. Values come out as copies: plain objects and arrays deep-frozen and shared between callers, everything else
- * (Map, Set, Date, bytes, instances of classes) made anew for each get. What a fetcher returned or put() was given is
- * never frozen and never kept.
+ * A cache. Values come out as copies: plain objects and arrays deep-frozen, so that callers may share one; everything
+ * else (Map, Set, Date, bytes, instances of classes) made anew for each get. What a fetcher returned or put() was given
+ * is never frozen and never kept.
  *
  * Keys are strings of 1 to 512 bytes of UTF-8, without lone surrogates. Values have at most 25 MiB as stored.
  *
@@ -491,7 +491,7 @@ export class KvCache {
    *
    * Rejects with `ERR_KVCACHE_INVALID_KEY`, `ERR_KVCACHE_CLOSED`, and, where a define() loads, as the other form does.
    */
-  get<T = unknown>(key: string): Promise<T | undefined>
+  get<T = unknown>(key: string, fetcher?: undefined, options?: GetOptions): Promise<T | undefined>
   /**
    * The value of a key. Fresh: at once. Stale: at once, and one background refresh is queued. Else the fetcher runs
    * while the caller waits; callers of one key at one time share one load.
@@ -511,7 +511,11 @@ export class KvCache {
   ): Promise<T>
 
   /** As {@link get}, with what the cache knows of the value; undefined where get() gives undefined. */
-  getWithMetadata<T = unknown>(key: string): Promise<Entry<T> | undefined>
+  getWithMetadata<T = unknown>(
+    key: string,
+    fetcher?: undefined,
+    options?: GetOptions
+  ): Promise<Entry<T> | undefined>
   /**
    * As {@link get}, with what the cache knows of the value: for X-Cache, Age and Cache-Status headers.
    * @example
@@ -543,7 +547,7 @@ export class KvCache {
    */
   getMany<T = unknown>(
     keys: readonly string[],
-    fetcher?: BatchFetcher<T>,
+    fetcher?: BatchFetcher<T> | undefined,
     options?: GetOptions
   ): Promise<Map<string, T> & { errors: Map<string, Error> }>
 

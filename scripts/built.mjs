@@ -1,6 +1,6 @@
 // @ts-check
-// Last step of `npm run build` and `npm run build:debug`: notes which profile the addon was built with, so that the bench and the demo
-// never measure a debug build (see setup.mjs), and brings the typings for CommonJS up to date.
+// Last step of `npm run build` and `npm run build:debug`: notes which profile the addon was built with, so that the
+// bench and the demo never measure a debug build (see setup.mjs), and brings the typings for CommonJS up to date.
 //
 // Usage: node scripts/built.mjs release|debug
 

@@ -1,5 +1,6 @@
 // @ts-check
-// Runs programs for the other scripts: no shell but where Windows needs one, no standard input, and an end to everything that hangs.
+// Runs programs for the other scripts: no shell but where Windows needs one, no standard input, and an end to
+// everything that hangs.
 
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -20,8 +21,11 @@ const COMMAND_FILES = new Set(['npm', 'npx'])
  * Runs a program to its end. Its output goes to ours, unless `quiet` keeps it for the caller.
  * @param {string} command
  * @param {string[]} args
- * @param {{ cwd?: string, env?: Record<string, string | undefined>, minutes?: number, quiet?: boolean }} [options] after
- *   `minutes` (default 20) the program is ended, with everything it started
+ * @param {object} [options]
+ * @param {string} [options.cwd]
+ * @param {Record<string, string | undefined>} [options.env] beside ours
+ * @param {number} [options.minutes] after which (20 when not given) the program is ended, with everything it started
+ * @param {boolean} [options.quiet]
  * @returns {Promise<Outcome>}
  */
 export function run(command, args, options = {}) {

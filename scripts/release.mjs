@@ -1,14 +1,15 @@
 // @ts-check
-// What the release workflow does once every target is built. Each step can be repeated; only `publish` leaves the machine.
+// What the release workflow does once every target is built. Each step can be repeated; only `publish` leaves the
+// machine.
 //
-// Usage:
-//   node scripts/release.mjs check [TAG]    every stated version is that of package.json, and that of the tag, 'v1.2.3'
-//   node scripts/release.mjs stage FOLDER   FOLDER holds the addons, kvcache.<platform>.node, and binding.js: makes npm/* and
-//                                           this folder what is to be published
-//   node scripts/release.mjs publish        publishes npm/*, then this folder, with provenance; leaves out what is already there
+// Usage: node scripts/release.mjs STEP
+//   check [TAG]    every stated version is that of package.json, and that of the tag, 'v1.2.3'
+//   stage FOLDER   FOLDER holds the addons, kvcache.<platform>.node, and binding.js; makes npm/* and this folder what
+//                  is to be published
+//   publish        publishes npm/*, then this folder, with provenance; leaves out what is already there
 //
-// The platform packages are optional dependencies of the published package only: package.json of the repository does not
-// name them, since they exist only from the moment of a release on, and `npm ci` would ask for them before.
+// The platform packages are optional dependencies of the published package only: package.json of the repository does
+// not name them, since they exist only from the moment of a release on, and `npm ci` would ask for them before.
 
 import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -47,7 +48,7 @@ function check(tag) {
   const crate = /\[workspace\.package\]\nversion = "([^"]*)"/.exec(text('Cargo.toml'))?.[1]
   if (crate !== version) fail(`Cargo.toml has version ${crate}, package.json says ${version}`)
   if (!text('CHANGELOG.md').includes(`\n## [${version}]`)) fail(`CHANGELOG.md has no section for ${version}`)
-  console.log(`${main.name} ${version}: package.json, ${platforms.length} platform packages, crates and changelog agree`)
+  console.log(`${version}: package.json, ${platforms.length} platform packages, crates and changelog agree`)
 }
 
 /** @param {string | undefined} folder */

@@ -14,8 +14,10 @@ import { ROOT, has, heading, run } from './exec.mjs'
 class SetupError extends Error {}
 
 /**
- * @param {{ needs?: string[], release?: boolean, build?: boolean }} [options] `needs`: programs to have, named as Debian
- *   names their packages; `release`: a debug build will not do; `build`: false leaves the addon alone
+ * @param {object} [options]
+ * @param {string[]} [options.needs] programs to have, named as Debian names their packages
+ * @param {boolean} [options.release] a debug build will not do
+ * @param {boolean} [options.build] false leaves the addon alone
  */
 export async function setup({ needs = [], release = false, build = true } = {}) {
   checkNode()
@@ -41,6 +43,8 @@ async function packages() {
   if (!ok) throw new SetupError('npm ci failed')
 }
 
+/** @typedef {{ version?: string, optional?: boolean, devOptional?: boolean, peer?: boolean }} Locked */
+
 /**
  * Why node_modules is not what the lock file says; undefined when it is. npm leaves a lock of what it has installed.
  * @returns {string | undefined}
@@ -48,18 +52,19 @@ async function packages() {
 function stale() {
   const installed = packagesOf('node_modules/.package-lock.json')
   if (installed === undefined) return 'nothing is installed'
-  for (const [path, { version, optional, devOptional, peer }] of Object.entries(packagesOf('package-lock.json') ?? {})) {
+  for (const [path, { version, ...kind }] of Object.entries(packagesOf('package-lock.json') ?? {})) {
     if (path === '') continue
-    const there = installed[path]
     // What is optional is for other platforms, or could not be had.
-    if (there === undefined ? !optional && !devOptional && !peer : there.version !== version) return `${path} has changed`
+    const optional = kind.optional || kind.devOptional || kind.peer
+    const there = installed[path]
+    if (there === undefined ? !optional : there.version !== version) return `${path} has changed`
   }
   return undefined
 }
 
 /**
  * @param {string} file
- * @returns {Record<string, { version?: string, optional?: boolean, devOptional?: boolean, peer?: boolean }> | undefined}
+ * @returns {Record<string, Locked> | undefined}
  */
 function packagesOf(file) {
   try {

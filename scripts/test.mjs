@@ -4,7 +4,8 @@
 //
 // Usage: npm test -- [options]
 //   --only PART     one part: rust, node, types, lint or pack; may be repeated
-//   --node VERSION  the node:test suites on this Node.js only: 'current', or what npm knows it by (22, 20.19.0); may be repeated
+//   --node VERSION  the node:test suites on this Node.js only: 'current', or what npm knows it by (22, 20.19.0); may be
+//                   repeated
 //   --no-build      take the addon as it is
 //   --help          this text
 //
@@ -20,7 +21,10 @@ import { pack } from './test/pack.mjs'
 import { rust } from './test/rust.mjs'
 import { types } from './test/types.mjs'
 
-/** The parts, in the order they run. @type {Record<string, (report: Report, versions: string[] | undefined) => Promise<void>>} */
+/**
+ * The parts, in the order they run.
+ * @type {Record<string, (report: Report, versions: string[] | undefined) => Promise<void>>}
+ */
 const PARTS = { rust, node, types, lint, pack }
 /** Programs that some test needs, named as Debian names their packages. @type {string[]} */
 const NEEDS = []
@@ -43,7 +47,7 @@ for (const part of only) {
 }
 if (values.help) {
   const text = readFileSync(new URL(import.meta.url), 'utf8')
-  console.log(text.split('\n').filter(line => line.startsWith('//')).slice(1, 11).map(line => line.slice(3)).join('\n'))
+  console.log(text.split('\n').filter(line => line.startsWith('//')).slice(3, 12).map(line => line.slice(3)).join('\n'))
   process.exit(0)
 }
 

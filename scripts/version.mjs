@@ -1,6 +1,7 @@
 // @ts-check
-// Run by `npm version` between setting the new version in package.json and committing it: carries that version to everything
-// else that states one (the crates, the platform packages, the changelog) and adds those files to the commit.
+// Run by `npm version` between setting the new version in package.json and committing it: carries that version to
+// everything else that states one (the crates, the platform packages, the changelog) and adds those files to the
+// commit.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,5 +1,6 @@
-// Typings as an ES module sees them: what is right compiles, with the types inferred that a reader expects; what is wrong
-// does not. Nothing here runs. Each `@ts-expect-error` is a promise: the compiler fails when the line after it is fine.
+// Typings as an ES module sees them: what is right compiles, with the types inferred that a reader expects; what is
+// wrong does not. Nothing here runs. Each `@ts-expect-error` is a promise: the compiler fails when the line after it is
+// fine.
 
 import { KvCache, KvCacheError } from 'kvcache'
 import type {
@@ -81,6 +82,7 @@ void badMetadata
 
 exactly<Promise<unknown>>()(cache.get('a'), true)
 exactly<Promise<User | undefined>>()(cache.get<User>('a'), true)
+exactly<Promise<User | undefined>>()(cache.get<User>('a', undefined, { signal: AbortSignal.timeout(1) }), true)
 exactly<Promise<User>>()(cache.get('a', () => loadUser(1)), true)
 exactly<Promise<number>>()(cache.get('a', () => 5), true)
 exactly<Promise<null>>()(cache.get('a', () => null), true)

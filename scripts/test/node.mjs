@@ -18,7 +18,8 @@ const FOLDERS = ['__test__', 'bench', 'examples']
 export async function node(report, versions) {
   const suites = FOLDERS.flatMap(suitesIn)
   for (const version of versions ?? ['current', ...LINES.filter(line => !isPresent(line))]) {
-    const title = `node:test on Node.js ${version === 'current' || isPresent(version) ? process.versions.node : version}`
+    const present = version === 'current' || isPresent(version)
+    const title = `node:test on Node.js ${present ? process.versions.node : version}`
     const program = await nodeOf(version)
     if (program === undefined) {
       report.notRun(title, `npx could not fetch node@${version}`)

@@ -1,5 +1,6 @@
 // @ts-check
-// Part `types`: the typings as users of each kind of module see them, and the JavaScript of the project against its own.
+// Part `types`: the typings as users of each kind of module see them, and the JavaScript of the project against its
+// own.
 
 import { readdirSync } from 'node:fs'
 import { ROOT } from '../exec.mjs'
