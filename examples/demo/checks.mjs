@@ -43,19 +43,18 @@ export function unsound(withCache, without, config) {
   expect(states.includes('open'), 'The breaker did not open while the origin was dead.')
   expect(states.includes('half-open'), 'The breaker tried no half-open request.')
   expect(states.at(-1) === 'closed', `At the end the breaker was ${states.at(-1) ?? 'never used'}, not closed.`)
-  expect(run.record.cacheErrors.length === 0, `The cache reported errors: ${run.record.cacheErrors.slice(0, 3).join('; ')}`)
-
-  const { stats } = figures
-  if (!stats) failures.push('The cache gave no figures.')
+  const { cache } = figures
+  if (!cache) failures.push('The cache gave no figures.')
   else {
     const served = (counts.HIT ?? 0) + (counts.STALE ?? 0)
-    expect(stats.hits === served, `The cache counted ${count(stats.hits)} hits, the client ${count(served)}.`)
-    expect(stats.stale === (counts.STALE ?? 0), `The cache counted ${count(stats.stale)} stale hits, the client ${count(counts.STALE ?? 0)}.`)
+    expect(cache.reported.length === 0, `The cache reported errors: ${cache.reported.slice(0, 3).join('; ')}`)
+    expect(cache.hits === served, `The cache counted ${count(cache.hits)} hits, the client ${count(served)}.`)
+    expect(cache.stale === (counts.STALE ?? 0), `The cache counted ${count(cache.stale)} stale hits, the client ${count(counts.STALE ?? 0)}.`)
     expect(
-      stats.hits + stats.misses === figures.requests,
-      `The cache counted ${count(stats.hits + stats.misses)} gets, the client sent ${count(figures.requests)}.`
+      cache.hits + cache.misses === figures.requests,
+      `The cache counted ${count(cache.hits + cache.misses)} gets, the client sent ${count(figures.requests)}.`
     )
-    expect(stats.queued === 0 && stats.running === 0, `${stats.queued} refreshes were queued and ${stats.running} running after flush().`)
+    expect(cache.end.queued === 0 && cache.end.running === 0, `${cache.end.queued} refreshes were queued and ${cache.end.running} running after flush().`)
   }
   const budget = bytesOf(config.cache.memory)
   const fullest = Math.max(0, ...run.record.gauges.map(({ bytes }) => bytes))

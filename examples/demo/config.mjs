@@ -66,7 +66,9 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
 
   return {
     quick,
-    traffic: { requests, rate, seconds, seed: 7, clientTimeoutMs: 10_000 },
+    traffic: { requests, rate, seconds, seed: 7, clientTimeoutMs: 30_000 },
+    // Before the clock starts, of pages that the trace does not have: no process runs at full speed from its first request.
+    warmUp: { requests: 2000, pages: 500, firstPage: 1_000_000, concurrency: 32 },
     phases,
     /** Width of a point in the plots. */
     bucketMs: seconds >= 20 ? 500 : 250,

@@ -79,7 +79,7 @@ export function runFigures(run, config) {
       reduction: 1 - originRequests / requests
     },
     phases: phaseFigures(run),
-    stats: record.stats,
+    cache: record.cache,
     gauges: record.gauges,
     series: series(run, config)
   }
@@ -103,7 +103,8 @@ function phaseFigures({ samples, record, phases }) {
     const latency = latencyOf(samples, n => samples.sources[n] !== ERROR && within(samples.dueMs[n]))
     let toOrigin = 0
     for (const at of record.requestedAt) if (within(at - samples.startedAt)) toOrigin += 1
-    return { ...phase, requests, pages: latency.count, latency, originPerSecond: (toOrigin * 1000) / (phase.endMs - phase.startMs) }
+    const ms = phase.endMs - phase.startMs
+    return { ...phase, requests, pages: latency.count, latency, originPerSecond: ms > 0 ? (toOrigin * 1000) / ms : 0 }
   })
 }
 

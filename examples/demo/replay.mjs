@@ -33,8 +33,8 @@ const { port, useCache, config } = configuration()
 const WRONG_KEPT = 5
 /** How often the runner is told how far the replay is. */
 const PROGRESS_MS = 250
-/** How long before the first request is due. */
-const LEAD_MS = 100
+/** How long before the first request is due: the origin's token bucket fills again after the warm-up. */
+const LEAD_MS = 300
 
 const { requests, rate, seed, clientTimeoutMs } = config.traffic
 const pages = readTrace(requests)
@@ -74,8 +74,7 @@ function sendWhatIsDue() {
 async function send(n) {
   lateMs[n] = performance.now() - startNow - dueMs[n]
   try {
-    const { statusCode, headers, body } = await pool.request({ method: 'GET', path: `/products/${pages[n]}` })
-    const text = await body.text()
+    const { statusCode, headers, text } = await get(pages[n])
     const source = statusCode === 200 ? SOURCES.indexOf(/** @type {any} */ (headers['x-cache'])) : ERROR
     settle(n, statusCode, Math.max(source, ERROR), fault(pages[n], statusCode, headers, text))
   } catch (error) {
@@ -127,7 +126,23 @@ const reporting = setInterval(() => {
   tell('progress', { sent, answered, counts })
 }, PROGRESS_MS)
 
+/** @param {number} page */
+async function get(page) {
+  const { statusCode, headers, body } = await pool.request({ method: 'GET', path: `/products/${page}` })
+  return { statusCode, headers, text: await body.text() }
+}
+
 answerRunner({
+  /** Asks for pages that are not in the trace, so many at a time, until all have run often enough to run well. */
+  warmUp: async () => {
+    const { requests, pages, firstPage, concurrency } = config.warmUp
+    let n = 0
+    const visitor = async () => {
+      while (n < requests) await get(firstPage + (n++ % pages))
+    }
+    await Promise.all(Array.from({ length: concurrency }, visitor))
+  },
+
   /** Resolves when the schedule has begun, with the moment, milliseconds since the UNIX epoch. */
   start: () => {
     startNow = performance.now() + LEAD_MS

@@ -118,19 +118,22 @@ function method({ config, machine, startedAt, withCache, without }) {
 
 /** What the cache itself counted. @param {Result} result */
 function cacheRows({ withCache, config }) {
-  const { stats, gauges } = withCache
-  if (!stats) return []
+  const { cache, gauges } = withCache
+  if (!cache) return []
   const fullest = Math.max(0, ...gauges.map(({ bytes }) => bytes))
-  const us = (/** @type {number} */ value) => ms(value / 1000)
+  const { latency } = cache.end
+  const us = (/** @type {number} */ value) => (value < 1000 ? `${value.toFixed(value < 10 ? 1 : 0)} µs` : ms(value / 1000))
   return [
-    ['hits, stale ones among them', `${count(stats.hits)}, ${count(stats.stale)}`],
-    ['misses, joined to a load already running', `${count(stats.misses)}, ${count(stats.coalesced)}`],
-    ['background refreshes that succeeded', count(stats.backgroundUpdates)],
-    ['failed loads and refreshes', count(stats.errors)],
-    ['pages held at the end, evicted', `${count(stats.entries)}, ${count(stats.evictions)}`],
+    ['hits; stale ones among them', `${count(cache.hits)}; ${count(cache.stale)}`],
+    ['misses; joined to a load already running', `${count(cache.misses)}; ${count(cache.coalesced)}`],
+    ['background refreshes that succeeded', count(cache.backgroundUpdates)],
+    ['failed loads and refreshes', count(cache.errors)],
+    ['pages held at the end', count(cache.end.entries)],
+    ['evicted for room; expired', `${count(cache.evicted.budget)}; ${count(cache.evicted.expired)}`],
     ['memory, at most', `${mebibytes(fullest)} of ${config.cache.memory}`],
-    ['look-up inside the engine, hit p50 and p99', `${us(stats.latency.hit.p50)}, ${us(stats.latency.hit.p99)}`],
-    ['fetch, p50 and p99', `${us(stats.latency.fetch.p50)}, ${us(stats.latency.fetch.p99)}`]
+    ['look-up inside the engine, fresh: p50; p99', `${us(latency.hit.p50)}; ${us(latency.hit.p99)}`],
+    ['look-up inside the engine, stale: p50; p99', `${us(latency.stale.p50)}; ${us(latency.stale.p99)}`],
+    ['fetch from the origin: p50; p99', `${us(latency.fetch.p50)}; ${us(latency.fetch.p99)}`]
   ]
 }
 

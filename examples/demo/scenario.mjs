@@ -54,12 +54,15 @@ export async function replayTrace({ useCache, config, progress }) {
   const client = new Child('replay', './replay.mjs', { port: servicePort, useCache, config }, {
     onFailure: fail,
     onTold: (_, { answered, counts }) => {
+      if (startedAt === 0) return
       const phase = phases[phaseAt(phases, Date.now() - startedAt)].label
       progress.update({ answered, phase, detail: describe(counts, originRequests, breaker) })
     }
   })
   await orFail(client.ready)
 
+  await orFail(client.ask('warmUp'))
+  await orFail(service.ask('begin'))
   startedAt = await orFail(client.ask('start'))
   const finished = client.ask('finish')
   const originLife = { killedBy: /** @type {string | null} */ (null), restarted: false }
@@ -81,6 +84,7 @@ export async function replayTrace({ useCache, config, progress }) {
       }
       if (n === 0) continue
       phase.startMs = Date.now() - startedAt
+      phase.endMs = Math.max(phase.endMs, phase.startMs)
       phases[n - 1].endMs = phase.startMs
     }
   }

@@ -24,27 +24,81 @@ const { useCache, originPort, config } = configuration()
  * @property {Record<string, import('./figures.mjs').Percentiles>} handling from the parsed request to the written answer, by source
  * @property {{ at: number, state: 'closed' | 'open' | 'half-open' }[]} breaker its changes
  * @property {{ at: number, queued: number, running: number, entries: number, bytes: number }[]} gauges
- * @property {import('../../index.js').Stats | undefined} stats of the cache, at the end
- * @property {string[]} cacheErrors what the cache reported as 'error' events
+ * @property {CacheCounts | undefined} cache undefined without one
  */
 
-/** @type {number[]} */
-const requestedAt = []
-/** @type {import('./origin-client.mjs').Outcome[]} */
-const outcomes = []
-/** @type {Map<string, import('hdr-histogram-js').Histogram>} */
-const handling = new Map()
-/** @type {ServiceRecord['breaker']} */
-const breaker = []
-/** @type {ServiceRecord['gauges']} */
-const gauges = []
-/** @type {string[]} */
-const cacheErrors = []
+/**
+ * What the cache counted from the begin to the end of the replay.
+ * @typedef {object} CacheCounts
+ * @property {number} hits
+ * @property {number} stale
+ * @property {number} misses
+ * @property {number} coalesced
+ * @property {number} backgroundUpdates
+ * @property {number} errors
+ * @property {{ budget: number, expired: number }} evicted by reason
+ * @property {import('../../index.js').Stats} end stats() at the end, warm-up included
+ * @property {string[]} reported 'error' events
+ */
 
-const origin = new OriginClient(originPort, (startedAt, outcome) => {
-  requestedAt.push(startedAt)
-  outcomes.push(outcome)
-})
+/** Counters of stats() that are shown. */
+const COUNTERS = /** @type {const} */ (['hits', 'stale', 'misses', 'coalesced', 'backgroundUpdates', 'errors'])
+
+class Recorder {
+  /** @type {number[]} */
+  requestedAt = []
+  /** @type {import('./origin-client.mjs').Outcome[]} */
+  outcomes = []
+  /** @type {Map<string, import('hdr-histogram-js').Histogram>} */
+  handling = new Map()
+  /** @type {ServiceRecord['breaker']} */
+  breaker = []
+  /** @type {ServiceRecord['gauges']} */
+  gauges = []
+  evicted = { budget: 0, expired: 0 }
+  /** @type {string[]} */
+  reported = []
+
+  /** @param {import('../../index.js').Stats | undefined} before */
+  constructor(before) {
+    this.before = before
+  }
+
+  /**
+   * @param {import('./sources.mjs').Source} source
+   * @param {number} startedAt
+   */
+  answered(source, startedAt) {
+    let histogram = this.handling.get(source)
+    if (!histogram) this.handling.set(source, (histogram = newHistogram()))
+    recordMs(histogram, performance.now() - startedAt)
+  }
+
+  /**
+   * @param {import('../../index.js').Stats | undefined} end
+   * @returns {ServiceRecord}
+   */
+  record(end) {
+    const { before, evicted, reported } = this
+    return {
+      requestedAt: Float64Array.from(this.requestedAt),
+      outcomes: this.outcomes,
+      handling: Object.fromEntries([...this.handling].map(([source, histogram]) => [source, percentiles(histogram)])),
+      breaker: this.breaker,
+      gauges: this.gauges,
+      cache: end && before && { ...counted(before, end), evicted, end, reported }
+    }
+  }
+}
+
+/**
+ * @param {import('../../index.js').Stats} before
+ * @param {import('../../index.js').Stats} end
+ * @returns {Record<typeof COUNTERS[number], number>}
+ */
+function counted(before, end) {
+  return /** @type {any} */ (Object.fromEntries(COUNTERS.map(name => [name, end[name] - before[name]])))
+}
 
 // The addon is loaded only where it is used: without the cache the service is what it would be had nobody installed it.
 const cache = useCache
@@ -53,51 +107,57 @@ const cache = useCache
       breaker: { ...config.cache.breaker, failure: countsAsFailure }
     })
   : undefined
-cache?.on('breaker', ({ state }) => breaker.push({ at: Date.now(), state }))
-cache?.on('error', error => cacheErrors.push(String(error)))
+let recorder = new Recorder(cache?.stats())
+cache?.on('breaker', ({ state }) => recorder.breaker.push({ at: Date.now(), state }))
+cache?.on('evict', ({ reason }) => {
+  recorder.evicted[reason] += 1
+})
+cache?.on('error', error => recorder.reported.push(String(error)))
 
+const origin = new OriginClient(originPort, (startedAt, outcome) => {
+  recorder.requestedAt.push(startedAt)
+  recorder.outcomes.push(outcome)
+})
 const server = createProductService({
   origin,
   cache,
   originTimeoutMs: config.service.originTimeoutMs,
-  onAnswer: (source, startedAt) => {
-    let histogram = handling.get(source)
-    if (!histogram) handling.set(source, (histogram = newHistogram()))
-    recordMs(histogram, performance.now() - startedAt)
-  }
+  onAnswer: (source, startedAt) => recorder.answered(source, startedAt)
 })
 
 const sampling = setInterval(() => {
   if (cache) {
     const { queued, running, entries, bytes } = cache.stats()
-    gauges.push({ at: Date.now(), queued, running, entries, bytes })
+    recorder.gauges.push({ at: Date.now(), queued, running, entries, bytes })
   }
-  tell('progress', { originRequests: requestedAt.length, breaker: cache?.breaker().state })
+  tell('progress', { originRequests: recorder.requestedAt.length, breaker: cache?.breaker().state })
 }, SAMPLE_MS)
 
 answerRunner({
   /** @param {number} port */
   origin: port => origin.movedTo(port),
 
-  /** @returns {Promise<ServiceRecord>} the record of the run; the service is closed after it */
+  /** The warm-up is over: what it left in the cache goes, and the record starts anew. */
+  begin: async () => {
+    if (cache) {
+      await cache.flush({ timeout: FLUSH_MS })
+      const { keys } = await cache.list({ limit: 10_000 })
+      await cache.delete(keys.map(({ name }) => name))
+    }
+    recorder = new Recorder(cache?.stats())
+  },
+
+  /** @returns {Promise<ServiceRecord>} of the replay; the service is closed after it */
   finish: async () => {
     clearInterval(sampling)
     server.closeAllConnections()
     server.close()
     await once(server, 'close')
     await cache?.flush({ timeout: FLUSH_MS })
-    const stats = cache?.stats()
+    const end = cache?.stats()
     await cache?.close()
     origin.close()
-    return {
-      requestedAt: Float64Array.from(requestedAt),
-      outcomes,
-      handling: Object.fromEntries([...handling].map(([source, histogram]) => [source, percentiles(histogram)])),
-      breaker,
-      gauges,
-      stats,
-      cacheErrors
-    }
+    return recorder.record(end)
   }
 })
 

@@ -73,7 +73,7 @@ export function phaseRows(withCache, without) {
   return withCache.phases.map((phase, n) => {
     const other = without.phases[n]
     const cells = (/** @type {typeof phase} */ { pages, requests, latency, originPerSecond }) => [
-      percent(pages / requests),
+      requests === 0 ? 'none' : percent(pages / requests),
       pages === 0 ? 'none' : ms(latency.p99),
       count(originPerSecond)
     ]
@@ -106,7 +106,7 @@ export function promise({ sources }) {
  * @returns {string}
  */
 export function resultTable(withCache, without, config) {
-  const { stats, gauges } = withCache
+  const { cache, gauges } = withCache
   const withoutMeaning = (/** @type {string[]} */ row) => row.filter((_, n) => n !== 1)
   const fullest = Math.max(0, ...gauges.map(gauge => gauge.bytes))
   const promised = promise(withCache).map(
@@ -124,9 +124,13 @@ export function resultTable(withCache, without, config) {
     ...columns(PHASE_HEAD, phaseRows(withCache, without)),
     '',
     ...promised,
-    `the cache: ${count(stats?.entries ?? 0)} pages, at most ${mebibytes(fullest)} of ${config.cache.memory}; ` +
-      `${count(stats?.evictions ?? 0)} evicted, ${count(stats?.coalesced ?? 0)} gets joined a load, ` +
-      `${count(stats?.backgroundUpdates ?? 0)} refreshed in the background`,
+    ...(cache
+      ? [
+          `the cache: ${count(cache.end.entries)} pages, at most ${mebibytes(fullest)} of ${config.cache.memory}; ` +
+            `${count(cache.evicted.budget)} evicted, ${count(cache.coalesced)} gets joined a load, ` +
+            `${count(cache.backgroundUpdates)} refreshed in the background`
+        ]
+      : []),
     `latency counts from when a request was due; it was sent ${ms(withCache.late.p50)} later at p50, ${ms(withCache.late.p99)} at p99`,
     ''
   ].join('\n')
