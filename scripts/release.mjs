@@ -54,10 +54,10 @@ function check(tag) {
 /** @param {string | undefined} folder */
 async function stage(folder) {
   if (folder === undefined) fail('stage: which folder holds the addons?')
-  // An addon in this folder would go into the tarball, which is what `npm pack` is for on a developer's machine.
-  for (const name of readdirSync(ROOT)) if (/^kvcache\..+\.node$/.test(name)) rmSync(join(ROOT, name))
   const napi = bin('@napi-rs/cli', 'napi')
   await must(process.execPath, [napi, 'artifacts', '--output-dir', folder, '--npm-dir', 'npm'])
+  // That leaves copies in this folder too. They would go into the tarball, as `npm pack` on a developer's machine wants it.
+  for (const name of readdirSync(ROOT)) if (/^kvcache\..+\.node$/.test(name)) rmSync(join(ROOT, name))
   copyFileSync(join(folder, 'binding.js'), join(ROOT, 'binding.js'))
   for (const target of [...platforms, ROOT]) {
     if (target !== ROOT) copyFileSync(join(ROOT, 'LICENSE'), join(target, 'LICENSE'))

@@ -11,9 +11,13 @@ import { bin } from './test/bin.mjs'
 const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
 
 edit('Cargo.toml', text => text.replace(/(\[workspace\.package\]\nversion = )"[^"]*"/, `$1"${version}"`))
-edit('CHANGELOG.md', text =>
-  text.replace('## [Unreleased]\n', `## [Unreleased]\n\n## [${version}] - ${new Date().toISOString().slice(0, 10)}\n`)
-)
+edit('CHANGELOG.md', text => {
+  const heading = `## [${version}] - `
+  const dated = heading + new Date().toISOString().slice(0, 10)
+  // The section of a first release is there, without its day.
+  if (text.includes(`${heading}unreleased\n`)) return text.replace(`${heading}unreleased`, dated)
+  return text.replace('## [Unreleased]\n', `## [Unreleased]\n\n${dated}\n`)
+})
 await must('cargo', ['update', '--workspace', '--offline'])
 await must(process.execPath, [bin('@napi-rs/cli', 'napi'), 'version'])
 await must('git', ['add', 'Cargo.toml', 'Cargo.lock', 'CHANGELOG.md', 'npm'])
@@ -25,7 +29,7 @@ await must('git', ['add', 'Cargo.toml', 'Cargo.lock', 'CHANGELOG.md', 'npm'])
 function edit(name, change) {
   const before = readFileSync(join(ROOT, name), 'utf8')
   const after = change(before)
-  if (after === before) throw new Error(`${name} holds nothing to set to ${version}`)
+  if (!after.includes(version)) throw new Error(`${name} holds nothing to set to ${version}`)
   writeFileSync(join(ROOT, name), after)
 }
 
