@@ -111,41 +111,47 @@ export async function overhead(rounds, ops) {
   ]
   const last = 'get(): its own work, the promise, the await'
 
-  /** Nanoseconds of each step alone, by round. @type {Map<string, number[]>} */
-  const added = new Map([...steps.map(([name]) => name), last].map(name => [name, []]))
-  /** @type {number[]} */
-  const whole = []
+  /** Nanoseconds of each step with all before it, by round. @type {number[][]} */
+  const totals = [...steps, last].map(() => [])
   for (let round = -1; round < rounds; round++) {
-    let before = 0
-    /** @param {string} name @param {number} ns */
-    const add = (name, ns) => {
-      if (round >= 0) added.get(name)?.push(ns - before)
-      before = ns
-    }
-    for (const [name, expected, run] of steps) {
+    for (const [n, [name, expected, run]] of steps.entries()) {
       seen = 0
       globalThis.gc?.()
       const start = process.hrtime.bigint()
       run()
-      add(name, Number(process.hrtime.bigint() - start) / ops)
+      if (round >= 0) totals[n].push(Number(process.hrtime.bigint() - start) / ops)
       assert.equal(seen, expected, name)
     }
     globalThis.gc?.()
     const start = process.hrtime.bigint()
     for (let i = 0; i < ops; i++) if ((await cache.get(keys[order[i]])) === undefined) throw new Error('a hit missed')
-    add(last, Number(process.hrtime.bigint() - start) / ops)
-    if (round >= 0) whole.push(before)
+    if (round >= 0) totals[steps.length].push(Number(process.hrtime.bigint() - start) / ops)
   }
   assert.deepEqual(await cache.get(keys[0]), value)
   await cache.close()
   for (const [n, number] of [empty, tiny, full].entries()) close(receivers[n], number)
 
+  const whole = totals[steps.length]
   const rows = [{ peer: 'await cache.get(key)', ratio: 1, ns: whole }]
-  for (const [name, ns] of added) rows.push({ peer: name, ratio: median(ns) / median(whole), ns })
+  for (const [n, name] of [...steps.map(([name]) => name), last].entries()) {
+    // Rounds are paired by rank, so that one that was disturbed is compared with one that was.
+    const ns = n === 0 ? totals[0] : differences(totals[n], totals[n - 1])
+    rows.push({ peer: name, ratio: median(ns) / median(whole), ns })
+  }
   return {
     name: OVERHEAD,
     title: 'Where the time of a kvcache hit goes, object of 1 KB',
     how: 'what each step adds to those before it; the ratio is its share of the whole get',
     rows
   }
+}
+
+/**
+ * @param {number[]} more
+ * @param {number[]} less
+ * @returns {number[]}
+ */
+function differences(more, less) {
+  const sorted = less.toSorted((a, b) => a - b)
+  return more.toSorted((a, b) => a - b).map((ns, rank) => ns - sorted[rank])
 }

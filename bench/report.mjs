@@ -39,7 +39,7 @@ export function machine() {
 
 /** @param {Results} results */
 const where = ({ node, platform, cpu, cores, memoryGB, date, rounds }) =>
-  `Node ${node.slice(1)}, ${platform}, ${cores} x ${cpu}, ${memoryGB} GB, ${date}; medians of ${rounds} rounds`
+  `Node ${node.slice(1)}, ${platform}, ${cores} x ${cpu}, ${memoryGB} GB, ${date}; rounds: ${rounds}`
 
 /** @param {number} ns */
 const whole = ns => Math.round(ns).toLocaleString('en-US')

@@ -97,7 +97,7 @@ for (const name of cases) {
 
 if (chosen.includes(OVERHEAD)) {
   progress('the break-down of a hit')
-  results.cases.push(await ask(0, OVERHEAD, given.quick ? 20_000 : 60_000))
+  results.cases.push(await ask(0, OVERHEAD, given.quick ? 30_000 : 100_000))
 }
 progress('')
 for (const worker of workers) worker.disconnect()
