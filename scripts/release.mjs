@@ -56,7 +56,8 @@ async function stage(folder) {
   if (folder === undefined) fail('stage: which folder holds the addons?')
   const napi = bin('@napi-rs/cli', 'napi')
   await must(process.execPath, [napi, 'artifacts', '--output-dir', folder, '--npm-dir', 'npm'])
-  // That leaves copies in this folder too. They would go into the tarball, as `npm pack` on a developer's machine wants it.
+  // That leaves copies in this folder too. They would go into the tarball, as `npm pack` on a developer's machine wants
+  // it.
   for (const name of readdirSync(ROOT)) if (/^kvcache\..+\.node$/.test(name)) rmSync(join(ROOT, name))
   copyFileSync(join(folder, 'binding.js'), join(ROOT, 'binding.js'))
   for (const target of [...platforms, ROOT]) {
