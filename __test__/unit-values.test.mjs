@@ -1,11 +1,12 @@
 // Guards I7: what is stored is what JSON, structured clone or the user's serializer make of a value; what is read back
 // shares no memory with anything; and freeze() never calls something immutable that is not.
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { describe, it } from 'node:test'
 import { isDeepStrictEqual } from 'node:util'
 import { createContext, runInContext } from 'node:vm'
 import fc from 'fast-check'
-import { show } from '../lib/errors.js'
+import { MAX_KEY_BYTES, show } from '../lib/errors.js'
 import { cacheOptions } from '../lib/options.js'
 import { decode, decodeEncoded, encode, freeze, Kind, MAX_VALUE_BYTES } from '../lib/values.js'
 
@@ -29,8 +30,15 @@ const roundTrip = (value, serializer) => {
 }
 
 describe('encode', () => {
-  it('has the numbers of the engine', () => {
-    assert.deepEqual({ ...Kind }, { Json: 0, Text: 1, Utf16: 2, Bytes: 3, Buffer: 4, ArrayBuffer: 5, V8: 6, Custom: 7 })
+  it('has the numbers and limits of the engine', () => {
+    const source = name => readFileSync(new URL(`../crates/engine/src/${name}.rs`, import.meta.url), 'utf8')
+    const [, kinds] = /pub enum Kind \{([^}]*)\}/.exec(source('entry')) ?? assert.fail('entry.rs has no Kind')
+    const numbers = [...kinds.matchAll(/^ *(\w+) = (\d+),$/gm)].map(([, name, number]) => [name, Number(number)])
+    assert.equal(numbers.length, 8)
+    assert.deepEqual({ ...Kind }, Object.fromEntries(numbers))
+    assert.match(source('entry'), /MAX_VALUE_BYTES: usize = 25 \* 1024 \* 1024;/)
+    assert.equal(MAX_VALUE_BYTES, 25 * 1024 * 1024)
+    assert.match(source('key'), new RegExp(`MAX_KEY_BYTES: usize = ${MAX_KEY_BYTES};`))
   })
 
   for (const [name, serializer] of Object.entries(all)) {
