@@ -418,7 +418,9 @@ describe('listOptions', () => {
     for (const limit of [0, -1, 1.5, 10_001, Infinity, '5', null]) {
       assert.throws(() => listOptions({ limit }), { ...refused, option: 'limit' })
     }
-    for (const prefix of [5, null, '\ud800']) assert.throws(() => listOptions({ prefix }), { ...refused, option: 'prefix' })
+    for (const prefix of [5, null, '\ud800']) {
+      assert.throws(() => listOptions({ prefix }), { ...refused, option: 'prefix' })
+    }
     for (const cursor of [5, null, {}]) assert.throws(() => listOptions({ cursor }), { ...refused, option: 'cursor' })
     assert.throws(() => listOptions({ tier: 'disk' }), { ...refused, option: 'tier', message: /not available/ })
     assert.throws(() => listOptions({ reverse: true }), { ...refused, option: 'reverse' })
