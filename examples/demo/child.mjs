@@ -44,11 +44,11 @@ export function answerRunner(handlers) {
     if (type === 'leave') {
       // From here on nothing but this process's own work keeps it alive: it has to end by itself.
       process.off('disconnect', runnerIsGone)
-      process.disconnect()
+      process.disconnect?.()
       return
     }
     try {
-      process.send?.({ id, value: await handlers[type]?.(value) })
+      process.send?.({ id, value: await handlers[type](value) })
     } catch (error) {
       process.send?.({ id, error: error instanceof Error ? error.stack : String(error) })
     }

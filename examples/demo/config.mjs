@@ -16,7 +16,7 @@ export const PROMISE_MS = 5
 /** Requests per second of a run unless told otherwise: the whole trace in 40 s. */
 export const DEFAULT_RATE = TRACE_REQUESTS / 40
 /** A `--quick` run: each of its two replays, and a rate that a machine busy with other tests can bear. */
-export const QUICK_SECONDS = 6
+export const QUICK_SECONDS = 5
 export const QUICK_RATE = 500
 
 /**
@@ -67,8 +67,9 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
   return {
     quick,
     traffic: { requests, rate, seconds, seed: 7, clientTimeoutMs: 30_000 },
-    // Before the clock starts, of pages that the trace does not have: no process runs at full speed from its first request.
-    warmUp: { requests: 2000, pages: 500, firstPage: 1_000_000, concurrency: 32 },
+    // Before the clock starts: traffic that grows from nothing to the full rate, over pages that the trace does not have.
+    // Without it the first seconds would measure the compilation of JavaScript and the opening of connections.
+    warmUp: { seconds: quick ? 1.5 : 4, firstPage: 1_000_000, pages: 500, newPages: 0.3 },
     phases,
     /** Width of a point in the plots. */
     bucketMs: seconds >= 20 ? 500 : 250,
@@ -87,10 +88,10 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
       // How long the service waits for the origin, with the cache (hardTimeout) and without it.
       originTimeoutMs: 1500
     },
-    // Ages are scaled to the length of the replay. At 40 s: fresh for 2 s, served stale up to 10 s, kept for errors 40 s.
+    // Ages are scaled to the length of the replay. At 40 s: fresh for 4 s, served stale up to 10 s, kept for errors 40 s.
     cache: {
-      memory: '32mb',
-      maxAge: round(seconds / 20),
+      memory: '24mb',
+      maxAge: round(seconds / 10),
       staleAge: round(seconds / 4),
       staleIfError: round(seconds),
       jitter: 0.1,

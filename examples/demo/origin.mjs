@@ -10,17 +10,18 @@
  *
  * The runner switches it between the modes of the configuration ('calm', 'slow'), kills it and starts it again.
  */
+import { once } from 'node:events'
 import http from 'node:http'
 import { answerRunner, configuration, listenOptions, tell } from './child.mjs'
 import { product, revisionAt } from './product.mjs'
 import { lognormal, uniform } from './random.mjs'
 import { TokenBucket } from './token-bucket.mjs'
 
-/** @type {{ origin: import('./config.mjs').DemoConfig['origin'], port: number, startedAt: number }} */
-const { origin, port, startedAt } = configuration()
+/** @type {{ origin: import('./config.mjs').DemoConfig['origin'], startedAt: number }} */
+const { origin, startedAt } = configuration()
 
 const random = uniform(origin.seed)
-const bucket = new TokenBucket(origin.rateLimit, performance.now())
+const bucket = new TokenBucket(origin.rateLimit)
 /** @param {import('./config.mjs').OriginMode} mode */
 const behaviour = mode => ({ latency: lognormal(random, mode.latencyMs), failures: mode.failures })
 const modes = { calm: behaviour(origin.modes.calm), slow: behaviour(origin.modes.slow) }
@@ -60,17 +61,28 @@ function end(response, status, body = '') {
   response.end(body)
 }
 
+/**
+ * @param {number} port 0: any
+ * @returns {Promise<number>} the port
+ */
+async function listen(port) {
+  try {
+    server.listen({ port, ...listenOptions })
+    await once(server, 'listening')
+  } catch (error) {
+    // The port of the origin that died may have been taken meanwhile; any other is as good.
+    if (/** @type {NodeJS.ErrnoException} */ (error).code === 'EADDRINUSE' && port !== 0) return listen(0)
+    throw error
+  }
+  return /** @type {import('node:net').AddressInfo} */ (server.address()).port
+}
+
 answerRunner({
+  listen,
   /** @param {'calm' | 'slow'} name */
   mode: name => {
     mode = modes[name]
   }
 })
 
-server.on('error', (/** @type {NodeJS.ErrnoException} */ error) => {
-  // The port of the origin that died may have been taken meanwhile; any other is as good.
-  if (error.code === 'EADDRINUSE' && port !== 0) server.listen({ port: 0, ...listenOptions })
-  else throw error
-})
-server.on('listening', () => tell('ready', { port: /** @type {import('node:net').AddressInfo} */ (server.address()).port }))
-server.listen({ port, ...listenOptions })
+tell('ready')

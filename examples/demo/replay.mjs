@@ -7,6 +7,7 @@
  * falls behind, that shows instead of being hidden (coordinated omission). Requests are due as a Poisson process; the
  * timer has a grain of one millisecond, which is part of every latency reported here.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Pool } from 'undici'
 import { answerRunner, configuration, MAX_CONNECTIONS, tell } from './child.mjs'
 import { exponential, uniform } from './random.mjs'
@@ -70,6 +71,12 @@ function sendWhatIsDue() {
   if (sent < requests) setTimeout(sendWhatIsDue, dueMs[sent] - (performance.now() - startNow))
 }
 
+/** @param {number} page */
+async function get(page) {
+  const { statusCode, headers, body } = await pool.request({ method: 'GET', path: `/products/${page}` })
+  return { statusCode, headers, text: await body.text() }
+}
+
 /** @param {number} n */
 async function send(n) {
   lateMs[n] = performance.now() - startNow - dueMs[n]
@@ -126,21 +133,25 @@ const reporting = setInterval(() => {
   tell('progress', { sent, answered, counts })
 }, PROGRESS_MS)
 
-/** @param {number} page */
-async function get(page) {
-  const { statusCode, headers, body } = await pool.request({ method: 'GET', path: `/products/${page}` })
-  return { statusCode, headers, text: await body.text() }
-}
-
 answerRunner({
-  /** Asks for pages that are not in the trace, so many at a time, until all have run often enough to run well. */
+  /** Resolves when the warm-up's requests have been answered, however they were. */
   warmUp: async () => {
-    const { requests, pages, firstPage, concurrency } = config.warmUp
-    let n = 0
-    const visitor = async () => {
-      while (n < requests) await get(firstPage + (n++ % pages))
+    const { seconds, firstPage, pages, newPages } = config.warmUp
+    const random = uniform(seed)
+    const begin = performance.now()
+    /** @type {Promise<unknown>[]} */
+    const answers = []
+    for (let elapsed = 0; elapsed < seconds; elapsed = (performance.now() - begin) / 1000) {
+      // Growing evenly to the full rate, so many have been sent by now.
+      const target = (rate * elapsed ** 2) / (2 * seconds)
+      while (answers.length < target) {
+        const n = answers.length
+        const page = firstPage + (random() < newPages ? pages + n : Math.floor(random() * pages))
+        answers.push(get(page).catch(() => {}))
+      }
+      await sleep(1)
     }
-    await Promise.all(Array.from({ length: concurrency }, visitor))
+    await Promise.all(answers)
   },
 
   /** Resolves when the schedule has begun, with the moment, milliseconds since the UNIX epoch. */

@@ -50,7 +50,7 @@ function table(caption, head, rows, textColumns = 1) {
   const kind = (/** @type {number} */ n) => (n < textColumns ? ' class="text"' : '')
   const cells = (/** @type {string[]} */ row) =>
     row.map((cell, n) => (n === 0 ? `<th scope="row">${escape(cell)}</th>` : `<td${kind(n)}>${escape(cell)}</td>`)).join('')
-  return `<div class="scroll"><table>
+  return `<div class="scroll"><table${head.length <= 3 ? ' class="narrow"' : ''}>
 <caption>${escape(caption)}</caption>
 <thead><tr>${head.map((title, n) => `<th scope="col"${kind(n)}>${escape(title)}</th>`).join('')}</tr></thead>
 <tbody>

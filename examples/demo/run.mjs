@@ -78,7 +78,8 @@ async function requireCache() {
   try {
     await import('kvcache')
   } catch (error) {
-    throw new Error(`kvcache cannot be loaded; npm run build makes it.\n${/** @type {Error} */ (error).message}`)
+    const { message } = /** @type {Error} */ (error)
+    throw new Error(`kvcache cannot be loaded; npm run build makes it.\n${message}`, { cause: error })
   }
 }
 

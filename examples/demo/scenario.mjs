@@ -33,10 +33,11 @@ export async function replayTrace({ useCache, config, progress }) {
   const orFail = work => Promise.race([work, failure])
 
   const revisionsFrom = Date.now()
-  const startOrigin = (/** @type {number} */ port) =>
-    new Child('origin', './origin.mjs', { origin: config.origin, port, startedAt: revisionsFrom }, { onFailure: fail })
-  let origin = startOrigin(0)
-  let { port } = await orFail(origin.ready)
+  const startOrigin = () =>
+    new Child('origin', './origin.mjs', { origin: config.origin, startedAt: revisionsFrom }, { onFailure: fail })
+  let origin = startOrigin()
+  await orFail(origin.ready)
+  let port = /** @type {number} */ (await orFail(origin.ask('listen', 0)))
 
   let originRequests = 0
   let breaker = ''
@@ -67,25 +68,33 @@ export async function replayTrace({ useCache, config, progress }) {
   const finished = client.ask('finish')
   const originLife = { killedBy: /** @type {string | null} */ (null), restarted: false }
 
-  /** Changes the origin at the start of each phase, and notes when that was done. */
+  /** Notes when a phase really began. @param {number} n */
+  const begun = n => {
+    if (n === 0) return
+    const now = Date.now() - startedAt
+    phases[n - 1].endMs = phases[n].startMs = now
+    phases[n].endMs = Math.max(phases[n].endMs, now)
+  }
+
+  /** Changes the origin at the start of each phase. */
   async function leadOriginThroughPhases() {
     for (const [n, phase] of phases.entries()) {
       await sleep(startedAt + config.phases[n].startMs - Date.now(), undefined, { signal: abandoned.signal })
       if (phase.name === 'down') {
         originLife.killedBy = await origin.kill()
+        begun(n)
+        // Its successor, which listens only when its time has come: how long Node takes to start is not the point here.
+        origin = startOrigin()
+        await origin.ready
       } else if (originLife.killedBy !== null && !originLife.restarted) {
-        origin = startOrigin(port)
-        const came = await origin.ready
-        if (came.port !== port) await service.ask('origin', came.port)
-        port = came.port
+        const newPort = await origin.ask('listen', port)
+        if (newPort !== port) await service.ask('origin', newPort)
+        port = newPort
         originLife.restarted = true
       } else {
         await origin.ask('mode', phase.name)
       }
-      if (n === 0) continue
-      phase.startMs = Date.now() - startedAt
-      phase.endMs = Math.max(phase.endMs, phase.startMs)
-      phases[n - 1].endMs = phase.startMs
+      if (phase.name !== 'down') begun(n)
     }
   }
 

@@ -6,6 +6,9 @@ import { PROMISE_MS } from './config.mjs'
 import { count, mebibytes, ms, percent } from './format.mjs'
 import { MEANING } from './sources.mjs'
 
+/** A client that sends this late, at p99, has too little of the machine for its latencies to be those of the service. */
+const BEHIND_MS = 10
+
 /**
  * Columns padded to their widest cell: the first to the left, the others to the right.
  * @param {string[]} head
@@ -132,6 +135,7 @@ export function resultTable(withCache, without, config) {
         ]
       : []),
     `latency counts from when a request was due; it was sent ${ms(withCache.late.p50)} later at p50, ${ms(withCache.late.p99)} at p99`,
+    ...(Math.max(withCache.late.p99, without.late.p99) > BEHIND_MS ? [`The client fell behind: this machine was too busy for these figures to say much. Lower --rate helps.`] : []),
     ''
   ].join('\n')
 }

@@ -8,20 +8,17 @@ export class TokenBucket {
   #tokens
   #at
 
-  /**
-   * @param {{ perSecond: number, burst: number }} limit
-   * @param {number} now milliseconds
-   */
-  constructor({ perSecond, burst }, now) {
+  /** @param {{ perSecond: number, burst: number }} limit */
+  constructor({ perSecond, burst }) {
     this.#perMs = perSecond / 1000
     this.#burst = burst
     this.#tokens = burst
-    this.#at = now
+    this.#at = 0
   }
 
   /**
    * Takes one token if there is one.
-   * @param {number} now milliseconds
+   * @param {number} now milliseconds, of a clock that only goes forward
    */
   take(now) {
     this.#tokens = Math.min(this.#burst, this.#tokens + (now - this.#at) * this.#perMs)

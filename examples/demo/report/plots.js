@@ -48,8 +48,17 @@
           ctx.textAlign = 'center'
           ctx.textBaseline = 'bottom'
           ctx.fillStyle = colour('muted')
+          ctx.strokeStyle = colour('muted')
+          ctx.lineWidth = devicePixelRatio / 2
+          ctx.setLineDash([])
           for (const phase of phases) {
             const [left, width] = edges(u, phase)
+            if (phase.start > 0) {
+              ctx.beginPath()
+              ctx.moveTo(left, u.bbox.top)
+              ctx.lineTo(left, u.bbox.top + u.bbox.height)
+              ctx.stroke()
+            }
             // A label wider than its phase is left out.
             if (ctx.measureText(phase.label).width > width) continue
             ctx.fillText(phase.label, left + width / 2, u.bbox.top - 4 * devicePixelRatio)
@@ -103,7 +112,7 @@
   /**
    * @param id of the element
    * @param phases to shade
-   * @param y { label, values, scale, size }
+   * @param y { label, scale, values, splits, filter }
    * @param series lines
    * @param columns their values, the time first
    */
@@ -117,22 +126,31 @@
       cursor: { sync: { key: sync.key }, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: false, range: [0, data.seconds] }, y: y.scale },
       axes: [
-        axis({ label: 'seconds since the start', values: (_, ticks) => ticks.map(tick => `${tick}`) }),
-        axis({ label: y.label, size: y.size ?? 64, values: y.values, splits: y.splits, filter: y.filter })
+        axis({ size: 32, values: (_, ticks) => ticks.map(tick => `${tick} s`) }),
+        axis({ label: y.label, size: 70, values: y.values, splits: y.splits, filter: y.filter })
       ],
       series: [{ label: 'at', value: (_, v) => (v === null || v === undefined ? '–' : `${v.toFixed(2)} s`) }, ...series],
       bands,
+      legend: { markers: { dash: (u, n) => (u.series[n].dash ? 'dashed' : 'solid') } },
       plugins: [phasePlugin(phases), ...plugins]
     }
     plots.push(new uPlot(options, columns, element))
   }
 
-  const latencyAxis = {
-    label: 'milliseconds',
-    scale: { distr: 3, range: [0.2, 3000] },
-    splits: () => [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000],
-    filter: (_, splits) => splits,
-    values: (_, splits) => splits.map(value => value.toLocaleString('en'))
+  /** Logarithmic, from the quickest to the slowest of what is drawn. */
+  function latencyAxis(columns) {
+    const values = columns.flat().filter(value => value !== null)
+    const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
+    const low = steps.findLast(step => step <= Math.min(...values)) ?? steps[0]
+    const high = steps.find(step => step >= Math.max(...values)) ?? steps[steps.length - 1]
+    const splits = steps.filter(step => step >= low && step <= high)
+    return {
+      label: 'milliseconds',
+      scale: { distr: 3, range: [low, high] },
+      splits: () => splits,
+      filter: () => splits,
+      values: () => splits.map(value => value.toLocaleString('en'))
+    }
   }
   const rateAxis = (label, max) => ({
     label,
@@ -141,29 +159,31 @@
   })
 
   function latency() {
+    const columns = [withCache.p50, withCache.p99, without.p50, without.p99]
     plot(
       'latency',
       withCache.phases,
-      latencyAxis,
+      latencyAxis(columns),
       [
         line('with kvcache, p50', 'accent', milliseconds),
         line('with kvcache, p99', 'accent', milliseconds, { dash: [6, 3] }),
         line('without, p50', 'error', milliseconds),
         line('without, p99', 'error', milliseconds, { dash: [6, 3] })
       ],
-      [withCache.time, withCache.p50, withCache.p99, without.p50, without.p99],
+      [withCache.time, ...columns],
       { height: 280 }
     )
   }
 
   function latencyBySource() {
+    const columns = SOURCES.map(([name]) => withCache.p99BySource[name])
     plot(
       'latency-by-source',
       withCache.phases,
-      latencyAxis,
+      latencyAxis([...columns, [data.promiseMs]]),
       // A source that answers only now and then shows as dots.
       SOURCES.map(([name, key]) => line(`${name} p99`, key, milliseconds, { points: { show: true, size: 4, fill: colour(key) } })),
-      [withCache.time, ...SOURCES.map(([name]) => withCache.p99BySource[name])],
+      [withCache.time, ...columns],
       { height: 260, plugins: [linePlugin(data.promiseMs, `${data.promiseMs} ms`)] }
     )
   }
@@ -213,8 +233,6 @@
       'breaker',
       withCache.phases,
       {
-        label: 'state',
-        size: 84,
         scale: { range: [-0.25, 2.25] },
         splits: () => [0, 1, 2],
         filter: (_, splits) => splits,
