@@ -6,7 +6,7 @@
  * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { circuitOpen, closed, invalidKey, invalidOption, recursion, timeout, valueTooLarge } from './errors.js'
+import { KvCacheError, circuitOpen, closed, invalidKey, invalidOption, recursion, timeout, valueTooLarge } from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
@@ -27,6 +27,14 @@ import { loadBatch } from './many.js'
 
 /** Name of the breaker of fetchers that have none of their own. */
 export const DEFAULT_ORIGIN = 'default'
+
+/** What a fetcher did wrong towards the cache says nothing about its origin. */
+const OWN_FAULTS = new Set([
+  'ERR_KVCACHE_INVALID_KEY',
+  'ERR_KVCACHE_INVALID_OPTION',
+  'ERR_KVCACHE_INVALID_VALUE',
+  'ERR_KVCACHE_RECURSION'
+])
 
 /**
  * What is to be run when a queued refresh gets its turn.
@@ -378,6 +386,7 @@ export class Core {
    * @returns {boolean}
    */
   counts(error) {
+    if (error instanceof KvCacheError && OWN_FAULTS.has(error.code)) return false
     if (this.failure === undefined) return true
     try {
       return Boolean(this.failure(error))
@@ -626,6 +635,8 @@ export class Core {
 function run(flight, fetcher) {
   const { call } = flight
   const context = new FetchContext(flight)
+  // Who asks for the context may look at the copy in hand when all is over.
+  if (flight.hasCopy && fetcher.length > 1) flight.context = context
   call.run(
     new Nest([flight.token]),
     () => fetcher(flight.key, context),

@@ -146,6 +146,8 @@ export class Flight {
     this.leftRunning = false
     this.done = false
     this.unstored = false
+    /** Whose copy in hand is to outlive the flight. @type {FetchContext | undefined} */
+    this.context = undefined
     /** @type {Layer[] | undefined} */
     this.set = undefined
     /** @type {(outcome: Outcome) => void} */
@@ -320,6 +322,7 @@ export class Flight {
    * @param {() => void} tell
    */
   #report(tell) {
+    this.context?.keepCopy()
     header[H.BATCH_END] = BatchEnd.None
     tell()
     this.call.batchEnd = header[H.BATCH_END]
@@ -456,6 +459,8 @@ export class FetchContext {
   #flight
   /** @type {{ value: unknown, age: number, metadata: unknown } | undefined} */
   #stale
+  /** The same, not decoded yet. @type {{ kind: number, data: any, age: number, metadata: string } | undefined} */
+  #copy
   /** @type {((options: unknown) => void) | undefined} */
   #set
   /** @type {(() => any) | undefined} */
@@ -483,18 +488,28 @@ export class FetchContext {
   }
 
   get stale() {
-    const flight = this.#flight
-    if (this.#stale === undefined && flight.hasCopy && !flight.done) {
-      const data = native.copyInHand(flight.core.number, flight.token)
-      if (header[H.STATUS] <= Status.None) return undefined
-      const kind = header[H.KIND]
-      const age = header[H.AGE] / 1000
-      const metadata = header[H.HAS_METADATA] === 0 ? undefined : JSON.parse(native.takeMetadata())
-      const value = decode(kind, data, flight.core.serializer, flight.key)
+    this.keepCopy()
+    if (this.#stale === undefined && this.#copy !== undefined) {
+      const { kind, data, age, metadata } = this.#copy
+      this.#copy = undefined
+      const { core, key } = this.#flight
+      const value = decode(kind, data, core.serializer, key)
       freeze(value, kind)
-      this.#stale = { value, age, metadata }
+      this.#stale = { value, age: age / 1000, metadata: metadata === '' ? undefined : JSON.parse(metadata) }
     }
     return this.#stale
+  }
+
+  /** Takes the copy in hand from the engine, which forgets it when the flight ends. */
+  keepCopy() {
+    const flight = this.#flight
+    if (!flight.hasCopy || flight.done || this.#stale !== undefined || this.#copy !== undefined) return
+    const data = native.copyInHand(flight.core.number, flight.token)
+    if (header[H.STATUS] <= Status.None) return
+    const kind = header[H.KIND]
+    const age = header[H.AGE]
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    this.#copy = { kind, data, age, metadata }
   }
 
   get set() {

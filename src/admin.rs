@@ -8,10 +8,9 @@ use kvcache_engine::load::queue::Limits;
 use kvcache_engine::memory::EvictReason;
 use kvcache_engine::scheduler::Scheduled;
 use kvcache_engine::stats::latency::Summary;
-use napi::{Result, Status as NapiStatus};
+use napi::Result;
 use napi_derive::napi;
 
-use crate::loading::unix_of;
 use crate::mailbox::Slot;
 use crate::thread::{Opened, with_cache, with_local};
 
@@ -203,7 +202,7 @@ pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
         BreakerState {
             state: snapshot.state.as_str().to_owned(),
             failures: snapshot.failures,
-            next_attempt: snapshot.next_attempt.map(|at| unix_of(opened, at)),
+            next_attempt: snapshot.next_attempt.map(|at| opened.engine().unix_of(at) as f64),
         }
     })
 }
@@ -249,10 +248,4 @@ impl EventOut {
 pub fn drain() -> Result<Vec<EventOut>> {
     let events = with_local(|local| local.mailbox.drain())?;
     Ok(events.into_iter().map(|(cache, event)| EventOut::new(cache, event)).collect())
-}
-
-/// The version of the addon, which is that of the package.
-#[napi(catch_unwind)]
-pub fn version() -> Result<String, NapiStatus> {
-    Ok(env!("CARGO_PKG_VERSION").to_owned())
 }

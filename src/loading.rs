@@ -1,6 +1,5 @@
 //! Calls around a load: begin, what came of it, and the background refreshes.
 
-use kvcache_engine::clock::{Clock, Millis};
 use kvcache_engine::engine::{BatchEnd, Begin, Begun, Loaded, Refresh, Settled, Stored};
 use kvcache_engine::entry::Kind;
 use kvcache_engine::error::Limit;
@@ -59,18 +58,12 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             }
             Begun::Refused { next_attempt } => {
                 header.status(Status::Refused);
-                header.set(header::NEXT_ATTEMPT, unix_of(opened, next_attempt));
+                header.set(header::NEXT_ATTEMPT, opened.engine().unix_of(next_attempt) as f64);
             }
             Begun::Recursion => header.status(Status::Recursion),
         }
         undefined(env)
     })
-}
-
-/// A moment of the engine's clock as milliseconds since the UNIX epoch.
-pub fn unix_of(opened: &Opened, at: Millis) -> f64 {
-    let clock: &dyn Clock = opened.engine().clock();
-    (clock.unix_millis() + at.saturating_sub(clock.now_millis())) as f64
 }
 
 fn report(header: &Header, opened: &Opened, settled: Settled) {

@@ -1,6 +1,7 @@
 //! Calls that read.
 
-use kvcache_engine::clock::Clock;
+use kvcache_engine::clock::FOREVER;
+use kvcache_engine::engine::{Engine, Found};
 use napi::{Env, Result};
 use napi_derive::napi;
 
@@ -31,7 +32,7 @@ fn find(
     cache: u32,
     key: Raw,
     flags: u32,
-    look: impl FnOnce(&kvcache_engine::engine::Engine, &[u8]) -> Option<kvcache_engine::engine::Found>,
+    look: impl FnOnce(&Engine, &[u8]) -> Option<Found>,
 ) -> Result<Raw> {
     let env = env.raw();
     with_local(|local| {
@@ -97,12 +98,7 @@ pub fn list(cache: u32, prefix: String, after: Option<String>, limit: u32) -> Re
     with_local(|local| {
         let engine = local.cache(cache)?.engine();
         let (entries, complete) = engine.list(prefix.as_bytes(), after.as_ref().map(String::as_bytes), limit as usize);
-        let clock: &dyn Clock = engine.clock();
-        let (now, unix) = (clock.now_millis(), clock.unix_millis());
-        let expiration = |until: u64| match until.checked_sub(now) {
-            Some(left) if until != kvcache_engine::clock::FOREVER => ((unix + left) / 1000) as f64,
-            _ => 0.0,
-        };
+        let expiration = |until| if until == FOREVER { 0.0 } else { (engine.unix_of(until) / 1000) as f64 };
         Some(Page {
             names: entries.iter().map(|entry| entry.key_str().to_owned()).collect(),
             expirations: entries.iter().map(|entry| expiration(entry.header().stale_until)).collect(),

@@ -9,7 +9,7 @@
 //! nothing is locked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -217,6 +217,7 @@ pub struct Engine {
     routes: RwLock<Vec<String>>,
     figures: Arc<Figures>,
     flush_wanted: AtomicBool,
+    unix_offset: AtomicI64,
 }
 
 /// What is counted and who is told: shared with the listener of the memory tier.
@@ -230,6 +231,9 @@ struct Figures {
 /// Entries reclaimed in one go, and the least time between two goes.
 const RECLAIM_AT_ONCE: usize = 4096;
 const RECLAIM_EVERY: Millis = 50;
+
+/// Milliseconds by which the difference of the two clocks may seem to change without one of them having been stepped.
+const SAME_CLOCK: u64 = 5;
 
 impl Engine {
     /// A cache with nothing in it.
@@ -256,6 +260,7 @@ impl Engine {
             routes: RwLock::default(),
             figures,
             flush_wanted: AtomicBool::new(false),
+            unix_offset: AtomicI64::new(0),
             config,
             clock,
             alarm,
@@ -273,6 +278,21 @@ impl Engine {
     /// The engine's clock.
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
+    }
+
+    /// A moment of the engine's clock as milliseconds since the UNIX epoch. The same moment is always given the same date,
+    /// unless the system's clock was stepped in between.
+    pub fn unix_of(&self, at: Millis) -> u64 {
+        let offset = self.clock.unix_millis() as i64 - self.clock.now_millis() as i64;
+        // The two clocks are read one after the other, and in whole milliseconds: small differences are no step.
+        let known = self.unix_offset.load(Ordering::Relaxed);
+        let offset = if known.abs_diff(offset) <= SAME_CLOCK {
+            known
+        } else {
+            self.unix_offset.store(offset, Ordering::Relaxed);
+            offset
+        };
+        at.saturating_add_signed(offset)
     }
 
     /// Bytes that the memory tier may use.
