@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod clock;
+pub mod codec;
 pub mod engine;
 pub mod entry;
 pub mod error;
