@@ -13,8 +13,8 @@ export const TRACE_PAGES = 20_484
 /** The promise of the article that the cache's patterns come from: content delivered in less than this. */
 export const PROMISE_MS = 5
 
-/** Requests per second of a run unless told otherwise: the whole trace in 40 s. */
-export const DEFAULT_RATE = TRACE_REQUESTS / 40
+/** Requests per second of a run unless told otherwise: the whole trace in 45 s. */
+export const DEFAULT_RATE = TRACE_REQUESTS / 45
 /** A `--quick` run: each of its two replays, and a rate that a machine busy with other tests can bear. */
 export const QUICK_SECONDS = 5
 export const QUICK_RATE = 500
@@ -48,7 +48,7 @@ const PHASES = [
 /** @typedef {ReturnType<typeof demoConfig>} DemoConfig */
 
 /**
- * @param {{ quick?: boolean, rate?: number }} [options] rate: requests per second, default the whole trace in 40 s,
+ * @param {{ quick?: boolean, rate?: number }} [options] rate: requests per second, default the whole trace in 45 s,
  *   and QUICK_RATE when quick
  */
 export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_RATE } = {}) {
@@ -69,7 +69,7 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
     traffic: { requests, rate, seconds, seed: 7, clientTimeoutMs: 30_000 },
     // Before the clock starts: traffic that grows from nothing to the full rate, over pages that the trace does not have.
     // Without it the first seconds would measure the compilation of JavaScript and the opening of connections.
-    warmUp: { seconds: quick ? 1.5 : 4, firstPage: 1_000_000, pages: 500, newPages: 0.3 },
+    warmUp: { seconds: quick ? 1.5 : 3, firstPage: 1_000_000, pages: 500, newPages: 0.3 },
     phases,
     /** Width of a point in the plots. */
     bucketMs: seconds >= 20 ? 500 : 250,
@@ -88,7 +88,7 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
       // How long the service waits for the origin, with the cache (hardTimeout) and without it.
       originTimeoutMs: 1500
     },
-    // Ages are scaled to the length of the replay. At 40 s: fresh for 4 s, served stale up to 10 s, kept for errors 40 s.
+    // Ages are scaled to the length of the replay. At 45 s: fresh for 4.5 s, served stale up to 11.25 s, kept for errors 45 s.
     cache: {
       memory: '24mb',
       maxAge: round(seconds / 10),

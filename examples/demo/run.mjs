@@ -25,7 +25,7 @@ const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 const HELP = `Usage: node examples/demo/run.mjs [options]
 
   --quick        the first ${QUICK_SECONDS} seconds of traffic only, about 15 s in all
-  --rate N       requests a second, default ${DEFAULT_RATE.toFixed(0)} (the whole trace in 40 s, twice)
+  --rate N       requests a second, default ${DEFAULT_RATE.toFixed(0)} (the whole trace in 45 s, twice)
   --report FILE  where the report goes, default demo-report.html in the project's folder
   --json FILE    the figures as JSON, too
   --help         this text
