@@ -5,6 +5,7 @@
 import { closed, invalidOption } from './errors.js'
 import { Core, DEFAULT_ORIGIN } from './core.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
+import { kept } from './flight.js'
 import { getMany } from './many.js'
 import { H, Status, checkMail, header, native } from './native.js'
 import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
@@ -114,7 +115,9 @@ export class KvCache {
     const prepared = []
     for (const one of entries) {
       if (!Array.isArray(one)) throw invalidOption('entries', one, 'an iterable of [key, value, options?]')
-      prepared.push(core.prepare(one[0], one[1], options, one[2]))
+      const next = core.prepare(one[0], one[1], options, one[2])
+      // A serializer may use one buffer for all.
+      prepared.push({ ...next, data: kept(next) })
     }
     try {
       for (const one of prepared) core.write(one, native.stage)

@@ -6,7 +6,7 @@
  * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { KvCacheError, circuitOpen, closed, invalidKey, invalidOption, recursion, timeout, valueTooLarge } from './errors.js'
+import { circuitOpen, closed, invalidKey, invalidOption, isOwn, recursion, timeout, valueTooLarge } from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
@@ -386,7 +386,7 @@ export class Core {
    * @returns {boolean}
    */
   counts(error) {
-    if (error instanceof KvCacheError && OWN_FAULTS.has(error.code)) return false
+    if (isOwn(error) && OWN_FAULTS.has(error.code)) return false
     if (this.failure === undefined) return true
     try {
       return Boolean(this.failure(error))
@@ -510,7 +510,7 @@ export class Core {
   // --- Writing -----------------------------------------------------------------------------------------------------------
 
   /**
-   * Encodes what is to be put: everything that runs user code.
+   * Encodes what is to be put: everything that runs user code. The bytes may still be the user's own.
    * @param {unknown} key
    * @param {unknown} value
    * @param {...unknown} options from the farthest to the nearest
@@ -666,12 +666,12 @@ export function wholeOf(outcome) {
  * @returns {Error}
  */
 function asError(error) {
-  if (error instanceof Error) return error
   let text = 'a value that cannot be shown'
   try {
+    if (error instanceof Error) return error
     text = String(error)
   } catch {
-    // An object without a primitive value.
+    // A proxy whose traps throw, an object without a primitive value.
   }
   return new Error(text, { cause: error })
 }

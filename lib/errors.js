@@ -14,9 +14,17 @@ const SHOWN_CHARS = 64
 export const MAX_KEY_BYTES = 512
 
 /**
+ * Whether a value is one of our errors, asked so that no trap of a proxy runs.
+ * @type {(value: unknown) => value is KvCacheError}
+ */
+export let isOwn
+
+/**
  * What every error of the cache is. `code` tells the kind; further fields depend on it and stand in the factory's doc.
  */
 export class KvCacheError extends Error {
+  #brand = true
+
   /**
    * @param {string} code one of ERR_KVCACHE_*
    * @param {string} message
@@ -34,6 +42,10 @@ export class KvCacheError extends Error {
       }
       Object.assign(this, rest)
     }
+  }
+
+  static {
+    isOwn = value => typeof value === 'object' && value !== null && #brand in value
   }
 }
 Object.defineProperty(KvCacheError.prototype, 'name', { value: 'KvCacheError', writable: true, configurable: true })

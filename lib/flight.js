@@ -98,13 +98,13 @@ export function entry(value, { state, age, maxAge, metadata }) {
 }
 
 /**
- * A value that may stand in for a failed load: whatever the cache still holds of the key.
+ * A value that may stand in for a failed load: what the cache holds of the key, within its staleIfError.
  * @param {Core} core
  * @param {string} key
  * @returns {Answer | undefined}
  */
 export function standIn(core, key) {
-  const data = native.peek(core.number, key, WANT_METADATA)
+  const data = native.standIn(core.number, key, WANT_METADATA)
   if (header[H.STATUS] <= Status.None) return undefined
   const kind = header[H.KIND]
   const age = header[H.AGE]
@@ -348,7 +348,7 @@ export class Flight {
  * @param {import('./values.js').Encoded} encoded
  * @returns {string | Uint8Array}
  */
-function kept({ kind, data }) {
+export function kept({ kind, data }) {
   return typeof data === 'string' || kind === Kind.V8 ? data : Buffer.from(data)
 }
 

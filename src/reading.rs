@@ -27,6 +27,12 @@ pub fn peek(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     find(&env, cache, key, flags, |engine, key| engine.peek(key))
 }
 
+/// The value of a key that may stand in for a load that failed, uncounted: status and value as from `peek`.
+#[napi(catch_unwind)]
+pub fn stand_in(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
+    find(&env, cache, key, flags, |engine, key| engine.stand_in(key))
+}
+
 fn find(
     env: &Env,
     cache: u32,

@@ -341,6 +341,12 @@ impl Engine {
         self.peek_at(key, self.clock.now_millis())
     }
 
+    /// The entry of a key, if it may stand in for a load that failed: one within its staleIfError. Counts nothing.
+    pub fn stand_in(&self, key: &[u8]) -> Option<Found> {
+        let now = self.clock.now_millis();
+        self.peek_at(key, now).filter(|found| now < found.entry.header().error_until)
+    }
+
     fn peek_at(&self, key: &[u8], now: Millis) -> Option<Found> {
         self.memory.peek(key).and_then(|entry| self.judge(entry, now))
     }
@@ -937,7 +943,7 @@ impl Engine {
 
     /// Where the breaker of an origin stands.
     pub fn breaker(&self, origin: &str) -> breaker::Snapshot {
-        self.breakers.snapshot(origin, self.clock.now_millis())
+        self.breakers.snapshot(origin)
     }
 
     /// All figures of this moment.
@@ -960,13 +966,12 @@ impl Engine {
     /// All figures as Prometheus text.
     pub fn metrics(&self) -> String {
         let stats = self.stats();
-        let now = self.clock.now_millis();
         let routes = self.routes.read();
         let routes = routes.iter().enumerate().skip(1).map(|(number, pattern)| prometheus::Route {
             pattern: pattern.clone(),
             totals: self.figures.counters.route_totals(number as u16),
         });
-        let breakers = self.breakers.snapshots(now).into_iter().map(|(origin, snapshot)| prometheus::Breaker {
+        let breakers = self.breakers.snapshots().into_iter().map(|(origin, snapshot)| prometheus::Breaker {
             origin: origin.to_string(),
             state: snapshot.state,
             failures: snapshot.failures,

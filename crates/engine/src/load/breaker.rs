@@ -112,8 +112,8 @@ pub struct Snapshot {
     pub state: State,
     /// Failures in a row, those that opened it and failed trials included.
     pub failures: u32,
-    /// When the next call may be tried, on the clock that gave `now`, while the breaker is open; never before `now`.
-    /// `None` while it is closed, or half-open: then the trial is under way, or anyone's to take.
+    /// When the next call may be tried, on the clock that gave `now`, while the breaker is open: past where nobody has
+    /// called since. `None` while it is closed, or half-open: then the trial is under way, or anyone's to take.
     pub next_attempt: Option<Millis>,
 }
 
@@ -206,11 +206,11 @@ impl Breaker {
         }
     }
 
-    /// What the breaker looks like at `now`. Changes nothing.
-    pub fn snapshot(&self, now: Millis) -> Snapshot {
+    /// What the breaker looks like. Changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
         let (state, next_attempt) = match self.phase {
             Phase::Closed => (State::Closed, None),
-            Phase::Open { until } => (State::Open, Some(until.max(now))),
+            Phase::Open { until } => (State::Open, Some(until)),
             Phase::HalfOpen { .. } => (State::HalfOpen, None),
         };
         Snapshot { state, failures: self.failures, next_attempt }
@@ -316,18 +316,18 @@ impl Breakers {
     }
 
     /// [`Breaker::snapshot`] by name. A name that was never used looks idle, and stays unknown.
-    pub fn snapshot(&self, name: &str, now: Millis) -> Snapshot {
+    pub fn snapshot(&self, name: &str) -> Snapshot {
         let id = self.origins.read().ids.get(name).copied();
         match id.and_then(|id| self.slot(id)) {
-            Some(slot) => slot.breaker.lock().snapshot(now),
+            Some(slot) => slot.breaker.lock().snapshot(),
             None => Snapshot::IDLE,
         }
     }
 
     /// Every origin used so far, in the order of first use.
-    pub fn snapshots(&self, now: Millis) -> Vec<(Arc<str>, Snapshot)> {
+    pub fn snapshots(&self) -> Vec<(Arc<str>, Snapshot)> {
         let slots = self.origins.read().slots.clone();
-        slots.iter().map(|slot| (Arc::clone(&slot.name), slot.breaker.lock().snapshot(now))).collect()
+        slots.iter().map(|slot| (Arc::clone(&slot.name), slot.breaker.lock().snapshot())).collect()
     }
 
     /// The slot, out of the table's lock so that no two locks are ever held at once.
@@ -363,7 +363,7 @@ mod tests {
         for _ in 0..CONFIG.threshold {
             breaker.record(now, false, Outcome::Failure);
         }
-        assert_eq!(breaker.snapshot(now).state, State::Open);
+        assert_eq!(breaker.snapshot().state, State::Open);
         breaker
     }
 
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(breaker.record(20, false, Outcome::Failure), None);
         assert_eq!(breaker.try_acquire(25), (Permit::Granted { trial: false }, None));
         assert_eq!(breaker.record(30, false, Outcome::Failure), Some(State::Open));
-        assert_eq!(breaker.snapshot(30), Snapshot { state: State::Open, failures: 3, next_attempt: Some(1_030) });
+        assert_eq!(breaker.snapshot(), Snapshot { state: State::Open, failures: 3, next_attempt: Some(1_030) });
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
         breaker.record(0, false, Outcome::Failure);
         breaker.record(0, false, Outcome::Failure);
         breaker.record(0, false, Outcome::Success);
-        assert_eq!(breaker.snapshot(0), Snapshot::IDLE);
+        assert_eq!(breaker.snapshot(), Snapshot::IDLE);
         breaker.record(0, false, Outcome::Failure);
         breaker.record(0, false, Outcome::Failure);
         breaker.record(0, false, Outcome::Aborted);
@@ -412,14 +412,14 @@ mod tests {
         assert_eq!(breaker.try_acquire(5_000), (Permit::Refused { next_attempt: 5_000 }, None));
         assert_eq!(breaker.try_acquire(9_000_000), (Permit::Refused { next_attempt: 9_000_000 }, None));
         assert_eq!(breaker.would_refuse(5_001), Some(5_001));
-        assert_eq!(breaker.snapshot(5_001).next_attempt, None);
+        assert_eq!(breaker.snapshot().next_attempt, None);
     }
 
     #[test]
     fn a_trial_that_succeeds_closes() {
         let mut breaker = half_open(5_000);
         assert_eq!(breaker.record(5_100, true, Outcome::Success), Some(State::Closed));
-        assert_eq!(breaker.snapshot(5_100), Snapshot::IDLE);
+        assert_eq!(breaker.snapshot(), Snapshot::IDLE);
         assert_eq!(breaker.try_acquire(5_100), (Permit::Granted { trial: false }, None));
     }
 
@@ -427,7 +427,7 @@ mod tests {
     fn a_trial_that_fails_opens_for_the_whole_time_again() {
         let mut breaker = half_open(5_000);
         assert_eq!(breaker.record(5_400, true, Outcome::Failure), Some(State::Open));
-        let snapshot = breaker.snapshot(5_400);
+        let snapshot = breaker.snapshot();
         assert_eq!(snapshot, Snapshot { state: State::Open, failures: 4, next_attempt: Some(6_400) });
     }
 
@@ -436,7 +436,7 @@ mod tests {
         let mut breaker = half_open(5_000);
         assert_eq!(breaker.record(5_010, true, Outcome::Aborted), None);
         assert_eq!(breaker.would_refuse(5_010), None);
-        assert_eq!(breaker.snapshot(5_010).state, State::HalfOpen);
+        assert_eq!(breaker.snapshot().state, State::HalfOpen);
         assert_eq!(breaker.try_acquire(5_010), (Permit::Granted { trial: true }, None));
         assert_eq!(breaker.try_acquire(5_010), (Permit::Refused { next_attempt: 5_010 }, None));
         assert_eq!(breaker.record(5_020, true, Outcome::Success), Some(State::Closed));
@@ -446,9 +446,9 @@ mod tests {
     fn late_results_disturb_neither_an_open_nor_a_half_open_breaker() {
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Aborted] {
             let mut open = opened(0);
-            let before = open.snapshot(500);
+            let before = open.snapshot();
             assert_eq!(open.record(500, false, outcome), None, "{outcome:?}");
-            assert_eq!(open.snapshot(500), before, "{outcome:?}");
+            assert_eq!(open.snapshot(), before, "{outcome:?}");
 
             let mut trying = half_open(5_000);
             assert_eq!(trying.record(5_001, false, outcome), None, "{outcome:?}");
@@ -461,9 +461,9 @@ mod tests {
     fn a_trial_recorded_twice_counts_once() {
         let mut breaker = half_open(5_000);
         breaker.record(5_000, true, Outcome::Failure);
-        let before = breaker.snapshot(5_001);
+        let before = breaker.snapshot();
         assert_eq!(breaker.record(5_001, true, Outcome::Success), None);
-        assert_eq!(breaker.snapshot(5_001), before);
+        assert_eq!(breaker.snapshot(), before);
     }
 
     #[test]
@@ -493,16 +493,16 @@ mod tests {
         }
         assert_eq!(breakers.would_refuse(a, 1), Some(1_000));
         assert_eq!(breakers.would_refuse(b, 1), None);
-        assert_eq!(breakers.snapshot("a", 1).state, State::Open);
-        let names: Vec<_> = breakers.snapshots(1).into_iter().map(|(name, s)| (name.to_string(), s.state)).collect();
+        assert_eq!(breakers.snapshot("a").state, State::Open);
+        let names: Vec<_> = breakers.snapshots().into_iter().map(|(name, s)| (name.to_string(), s.state)).collect();
         assert_eq!(names, [("a".to_owned(), State::Open), ("b".to_owned(), State::Closed)]);
     }
 
     #[test]
     fn asking_after_an_unknown_origin_creates_nothing() {
         let breakers = Breakers::new(Some(CONFIG));
-        assert_eq!(breakers.snapshot("never used", 5), Snapshot::IDLE);
-        assert_eq!(breakers.snapshots(5), []);
+        assert_eq!(breakers.snapshot("never used"), Snapshot::IDLE);
+        assert_eq!(breakers.snapshots(), []);
     }
 
     #[test]
@@ -515,7 +515,7 @@ mod tests {
         }
         assert_eq!(breakers.try_acquire(id, 0), (Permit::Granted { trial: false }, None));
         assert_eq!((breakers.would_refuse(id, 0), breakers.name(id)), (None, None));
-        assert_eq!((breakers.snapshot("a", 0), breakers.snapshots(0)), (Snapshot::IDLE, vec![]));
+        assert_eq!((breakers.snapshot("a"), breakers.snapshots()), (Snapshot::IDLE, vec![]));
     }
 
     #[test]
@@ -526,7 +526,7 @@ mod tests {
         }
         assert_eq!(breakers.origin("one more"), OriginId::NONE);
         assert_ne!(breakers.origin("0"), OriginId::NONE);
-        assert_eq!(breakers.snapshots(0).len(), MAX_ORIGINS);
+        assert_eq!(breakers.snapshots().len(), MAX_ORIGINS);
     }
 
     #[test]
@@ -637,7 +637,7 @@ mod tests {
             let mut now = 0;
             let mut running: Vec<bool> = vec![];
             for step in steps {
-                let before = breaker.snapshot(now).state;
+                let before = breaker.snapshot().state;
                 let changed = match step {
                     Step::Advance(by) => {
                         now += by;
@@ -668,7 +668,7 @@ mod tests {
                         changed
                     }
                 };
-                let after = breaker.snapshot(now);
+                let after = breaker.snapshot();
                 prop_assert_eq!(after.state, model.state());
                 prop_assert_eq!(changed, (after.state != before).then_some(after.state));
                 prop_assert!(running.iter().filter(|trial| **trial).count() <= 1);
