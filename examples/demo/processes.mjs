@@ -9,8 +9,6 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
-/** Room for the young generation, in MiB: at Node's default, busy HTTP servers spend a good part of their time collecting it. */
-const EXEC_ARGV = ['--max-semi-space-size=32']
 /** Bytes of a child's stderr kept for the message when it fails. */
 const STDERR_KEPT = 4096
 /** How long a child may take to end once it has finished. */
@@ -38,7 +36,6 @@ export class Child {
     this.name = name
     this.process = fork(fileURLToPath(new URL(file, import.meta.url)), [JSON.stringify(config)], {
       serialization: 'advanced',
-      execArgv: EXEC_ARGV,
       stdio: ['ignore', 'ignore', 'pipe', 'ipc']
     })
     running.add(this)
