@@ -89,6 +89,8 @@ async function addon(release) {
   if (!(await has('cargo'))) {
     throw new SetupError('the addon is built from Rust, and cargo is not there: install Rust 1.88 or newer (rustup.rs)')
   }
+  // Rust links by the C compiler, and some crates are C inside.
+  if (process.platform === 'linux') await provide('cc', 'build-essential')
   const { ok } = await run('npm', ['run', 'build'], { minutes: 40 })
   if (!ok) throw new SetupError('npm run build failed')
 }
@@ -146,13 +148,17 @@ function profileOf(built) {
 
 // --- Programs --------------------------------------------------------------------------------------------------------
 
-/** @param {string} program */
-async function provide(program) {
+/**
+ * Installs a program where that is allowed.
+ * @param {string} program
+ * @param {string} [name] of the Debian package it is in
+ */
+async function provide(program, name = program) {
   if (await has(program)) return
   const sudo = process.getuid?.() === 0 ? [] : ['sudo', '-n']
   const may = (await has('apt-get')) && (sudo.length === 0 || (await run('sudo', ['-n', 'true'], { quiet: true })).ok)
-  if (!may) throw new SetupError(`${program} is needed: install it with your system's package manager`)
-  heading(`apt-get install ${program}`)
+  if (!may) throw new SetupError(`${program} is needed (on Debian: ${name}): install it with your system's package manager`)
+  heading(`apt-get install ${name}`)
   const env = { DEBIAN_FRONTEND: 'noninteractive' }
   /** @param {...string} args */
   const apt = (...args) => {
@@ -161,8 +167,8 @@ async function provide(program) {
   }
   // The lists may be old or missing; an update that fails in part may still be enough.
   await apt('update')
-  const { ok } = await apt('install', '--no-install-recommends', program)
-  if (!ok || !(await has(program))) throw new SetupError(`apt-get could not install ${program}`)
+  const { ok } = await apt('install', '--no-install-recommends', name)
+  if (!ok || !(await has(program))) throw new SetupError(`apt-get could not install ${name}`)
 }
 
 // --- As a script -----------------------------------------------------------------------------------------------------
