@@ -6,10 +6,11 @@
  * not: a cache that is fast and wrong has no time to show.
  */
 import assert from 'node:assert/strict'
+import { each, watch } from './watch.mjs'
 
 /** @typedef {import('./peers.mjs').Peer} Peer */
 
-/** @typedef {(ops: number) => Promise<number>} Prepared runs one round; nanoseconds an operation */
+/** @typedef {(ops: number) => Promise<import('./watch.mjs').Took>} Prepared runs one round; what an operation took */
 
 /**
  * @typedef {object} Case
@@ -32,12 +33,12 @@ export function keyOf(group, n) {
 /** @param {number} id */
 const small = id => ({ id, name: 'Ada Lovelace', email: 'ada@example.com', active: true, roles: ['admin', 'author'] })
 
-const BODY = 'It was a dark and stormy night; the cache was cold. '.repeat(18)
-/** About 1 KB as JSON. @param {number} id */
-const medium = id => ({ ...small(id), body: BODY })
-
-/** The same length as text. @param {number} id */
-const plain = id => `${String(id).padStart(8, '0')}${BODY}`
+/** So long that the object is of 990 bytes as JSON, and the string of as many: below what is compressed by default. */
+const BODY = 'It was a dark and stormy night; the cache was cold. '.repeat(17)
+/** @param {number} id */
+export const medium = id => ({ ...small(id), body: BODY })
+/** @param {number} id */
+const plain = id => String(id).padStart(8, '0').padEnd(990, BODY)
 
 /** Room for all values of a hit round, and for a tenth of those of a miss round. */
 const ROOM = { items: 20_000, memory: '256mb' }
@@ -63,15 +64,15 @@ function hits(make, idOf) {
 
     return async ops => {
       const order = Uint16Array.from({ length: ops }, () => Math.random() * keys.length)
-      const start = process.hrtime.bigint()
+      const stop = watch()
       for (let i = 0; i < ops; i++) {
         const id = order[i]
         if (idOf(await get(keys[id])) !== id) throw new Error(`wrong value for ${keys[id]}`)
       }
-      const ns = Number(process.hrtime.bigint() - start) / ops
+      const took = each(ops, stop())
       assert.equal(fetched, keys.length, 'a hit called the fetcher')
       for (let n = 0; n < keys.length; n += 97) assert.deepEqual(await get(keys[n]), make(n))
-      return ns
+      return took
     }
   }
 }
@@ -86,16 +87,16 @@ async function misses(peer) {
     const keys = Array.from({ length: ops }, (_, n) => keyOf('miss', n))
     let fetched = 0
     const { get, close } = peer.open(() => medium(fetched++), SMALL_ROOM)
-    const start = process.hrtime.bigint()
+    const stop = watch()
     for (let i = 0; i < ops; i++) {
       if ((await get(keys[i])).id !== i) throw new Error(`wrong value for ${keys[i]}`)
     }
-    const ns = Number(process.hrtime.bigint() - start) / ops
+    const took = each(ops, stop())
     assert.equal(fetched, ops, 'each miss calls the fetcher once')
     assert.deepEqual(await get(keys[ops - 1]), medium(ops - 1))
     assert.equal(fetched, ops, 'the last value is cached')
     await close()
-    return ns
+    return took
   }
 }
 
@@ -118,25 +119,25 @@ async function stampede(peer) {
 
   return async ops => {
     const crowds = Math.max(1, Math.round(ops / CROWD))
-    let ns = 0
+    const took = []
     for (let crowd = 0; crowd < crowds; crowd++) {
       const before = fetched
       const key = keyOf('stampede', before)
       /** @type {Promise<any>[]} */
       const gets = new Array(CROWD)
       globalThis.gc?.()
-      const start = process.hrtime.bigint()
+      const stop = watch()
       for (let i = 0; i < CROWD; i++) gets[i] = get(key)
       // A cache may call its fetcher only after a few turns of the event loop.
       while (fetched === before) await new Promise(resolve => setImmediate(resolve))
       answer(medium(before))
       const values = await Promise.all(gets)
-      ns += Number(process.hrtime.bigint() - start)
+      took.push(stop())
 
       assert.equal(fetched, before + 1, 'one fetch a key')
       for (const value of values) if (value.id !== before) throw new Error(`wrong value for ${key}`)
     }
-    return ns / (crowds * CROWD)
+    return each(crowds * CROWD, ...took)
   }
 }
 

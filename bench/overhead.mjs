@@ -8,9 +8,11 @@
  */
 import assert from 'node:assert/strict'
 import { KvCache } from '../index.js'
-import { keyOf } from './cases.mjs'
-import { median } from './report.mjs'
-import { H, Status, close, header, native, open } from '../lib/native.js'
+import { keyOf, medium } from './cases.mjs'
+import { rowsOf } from './report.mjs'
+import { each, watch } from './watch.mjs'
+import { Core } from '../lib/core.js'
+import { H, Status, header, native } from '../lib/native.js'
 import { cacheOptions } from '../lib/options.js'
 import { Kind, decode, freeze } from '../lib/values.js'
 
@@ -19,47 +21,25 @@ export const OVERHEAD = 'overhead'
 
 const KEYS = 10_000
 const { serializer } = cacheOptions()
-const value = {
-  id: 1,
-  name: 'Ada Lovelace',
-  email: 'ada@example.com',
-  active: true,
-  roles: ['admin', 'author'],
-  body: 'It was a dark and stormy night; the cache was cold. '.repeat(18)
-}
+const value = medium(1)
 const json = JSON.stringify(value)
 const keys = Array.from({ length: KEYS }, (_, n) => keyOf('user', n))
 
-/** Receivers of the engines below: they have no events to receive, but an engine lives only as long as its receiver. */
-class Receiver {
-  /** @param {unknown} _event */
-  receive(_event) {}
-}
-
 /**
- * @param {Receiver} receiver
- * @param {string | undefined} text what to fill it with
- * @returns {number}
+ * A cache without its face.
+ * @param {string | undefined} text what to fill it with, as JSON
+ * @returns {Core}
  */
-function engine(receiver, text) {
-  const number = open(receiver, {
-    memory: 256 * 1024 ** 2,
-    concurrency: 1,
-    maxQueued: 1,
-    retries: 0,
-    backoff: 100,
-    cooldown: 1000,
-    breakerThreshold: 0,
-    breakerTimeout: 0
-  })
-  if (text === undefined) return number
+function filled(text) {
+  const core = new Core(cacheOptions({}))
+  if (text === undefined) return core
   header[H.IN_MAX_AGE] = header[H.IN_STALE_AGE] = header[H.IN_STALE_IF_ERROR] = 3_600_000
   header[H.IN_ROUTE] = 0
   for (const key of keys) {
-    native.put(number, key, Kind.Json, text, '')
+    native.put(core.number, key, Kind.Json, text, '')
     assert.equal(header[H.STATUS], Status.Done)
   }
-  return number
+  return core
 }
 
 /** No cache has this number: the addon looks at nothing else of such a call. */
@@ -71,8 +51,8 @@ const NO_CACHE = 0xffff_ffff
  * @returns {Promise<import('./report.mjs').CaseResult>}
  */
 export async function overhead(rounds, ops) {
-  const receivers = [new Receiver(), new Receiver(), new Receiver()]
-  const [empty, tiny, full] = [engine(receivers[0], undefined), engine(receivers[1], '1'), engine(receivers[2], json)]
+  const cores = [filled(undefined), filled('1'), filled(json)]
+  const [empty, tiny, full] = cores.map(core => core.number)
   const cache = new KvCache({ maxAge: '30m' })
   for (const key of keys) await cache.put(key, value)
   const order = Uint16Array.from({ length: ops }, () => Math.random() * KEYS)
@@ -111,33 +91,32 @@ export async function overhead(rounds, ops) {
   ]
   const last = 'get(): its own work, the promise, the await'
 
-  /** Nanoseconds of each step with all before it, by round. @type {number[][]} */
+  /** What each step took with all before it, by round. @type {import('./watch.mjs').Took[][]} */
   const totals = [...steps, last].map(() => [])
   for (let round = -1; round < rounds; round++) {
     for (const [n, [name, expected, run]] of steps.entries()) {
       seen = 0
       globalThis.gc?.()
-      const start = process.hrtime.bigint()
+      const stop = watch()
       run()
-      if (round >= 0) totals[n].push(Number(process.hrtime.bigint() - start) / ops)
+      if (round >= 0) totals[n].push(each(ops, stop()))
       assert.equal(seen, expected, name)
     }
     globalThis.gc?.()
-    const start = process.hrtime.bigint()
+    const stop = watch()
     for (let i = 0; i < ops; i++) if ((await cache.get(keys[order[i]])) === undefined) throw new Error('a hit missed')
-    if (round >= 0) totals[steps.length].push(Number(process.hrtime.bigint() - start) / ops)
+    if (round >= 0) totals[steps.length].push(each(ops, stop()))
   }
   assert.deepEqual(await cache.get(keys[0]), value)
   await cache.close()
-  for (const [n, number] of [empty, tiny, full].entries()) close(receivers[n], number)
+  for (const core of cores) await core.close(0)
 
-  const whole = totals[steps.length]
-  const rows = [{ peer: 'await cache.get(key)', ratio: 1, ns: whole }]
-  for (const [n, name] of [...steps.map(([name]) => name), last].entries()) {
-    // Rounds are paired by rank, so that one that was disturbed is compared with one that was.
-    const ns = n === 0 ? totals[0] : differences(totals[n], totals[n - 1])
-    rows.push({ peer: name, ratio: median(ns) / median(whole), ns })
-  }
+  const names = [...steps.map(([name]) => name), last]
+  const added = names.map((_, n) => (n === 0 ? totals[0] : differences(totals[n], totals[n - 1])))
+  const rows = rowsOf([
+    ['await cache.get(key)', totals[steps.length]],
+    ...names.map((name, n) => /** @type {[string, import('./watch.mjs').Took[]]} */ ([name, added[n]]))
+  ])
   return {
     name: OVERHEAD,
     title: 'Where the time of a kvcache hit goes, object of 1 KB',
@@ -147,11 +126,16 @@ export async function overhead(rounds, ops) {
 }
 
 /**
- * @param {number[]} more
- * @param {number[]} less
- * @returns {number[]}
+ * What one step took more than another. Rounds are paired by rank, so that one that was disturbed is compared with one
+ * that was, too.
+ * @param {import('./watch.mjs').Took[]} more
+ * @param {import('./watch.mjs').Took[]} less
+ * @returns {import('./watch.mjs').Took[]}
  */
 function differences(more, less) {
-  const sorted = less.toSorted((a, b) => a - b)
-  return more.toSorted((a, b) => a - b).map((ns, rank) => ns - sorted[rank])
+  /** @param {import('./watch.mjs').Took[]} took @param {'wall' | 'cpu'} clock */
+  const ranked = (took, clock) => took.map(one => one[clock]).sort((a, b) => a - b)
+  const [moreWall, lessWall] = [ranked(more, 'wall'), ranked(less, 'wall')]
+  const [moreCpu, lessCpu] = [ranked(more, 'cpu'), ranked(less, 'cpu')]
+  return more.map((_, n) => ({ wall: moreWall[n] - lessWall[n], cpu: moreCpu[n] - lessCpu[n] }))
 }

@@ -1,13 +1,22 @@
 // @ts-check
 /** How the figures of a bench are shown: on the terminal, and as Markdown for docs/benchmarks.md. */
-import { cpus, totalmem } from 'node:os'
+import { cpus, loadavg, totalmem } from 'node:os'
 
 /**
  * @typedef {object} CaseResult
  * @property {string} name
  * @property {string} title
  * @property {string} how what one operation is
- * @property {{ peer: string, ratio: number, ns: number[] }[]} rows the first is the base of the ratios; ns by round
+ * @property {Row[]} rows the first is the base of the ratios
+ */
+
+/**
+ * @typedef {object} Row
+ * @property {string} peer
+ * @property {{ wall: number, cpu: number }} ratio
+ * @property {{ wall: number, cpu: number }} median nanoseconds
+ * @property {number[]} wall nanoseconds by round
+ * @property {number[]} cpu nanoseconds by round
  */
 
 /** @typedef {ReturnType<typeof machine> & { command: string, rounds: number, cases: CaseResult[] }} Results */
@@ -33,20 +42,47 @@ export function machine() {
     platform: `${process.platform} ${process.arch}`,
     cpu: first?.model.trim() || 'unknown CPU',
     cores: cpus().length,
-    memoryGB: Math.round(totalmem() / 1024 ** 3)
+    memoryGB: Math.round(totalmem() / 1024 ** 3),
+    /** What else the machine does, before the bench adds to it. */
+    load: loadavg()[0]
   }
 }
 
 /** @param {Results} results */
-const where = ({ node, platform, cpu, cores, memoryGB, date, rounds }) =>
-  `Node ${node.slice(1)}, ${platform}, ${cores} x ${cpu}, ${memoryGB} GB, ${date}; rounds: ${rounds}`
+const where = ({ node, platform, cpu, cores, memoryGB, load, date, rounds }) =>
+  `Node ${node.slice(1)}, ${platform}, ${cores} x ${cpu}, ${memoryGB} GB, ${date}; ${rounds} rounds; ` +
+  `load average before: ${load.toFixed(1)}`
+
+/**
+ * The rows of a table; the first is the base of the ratios.
+ * @param {[peer: string, took: import('./watch.mjs').Took[]][]} measured
+ * @returns {Row[]}
+ */
+export function rowsOf(measured) {
+  const rows = measured.map(([peer, took]) => {
+    const wall = took.map(one => one.wall)
+    const cpu = took.map(one => one.cpu)
+    return { peer, wall, cpu, median: { wall: median(wall), cpu: median(cpu) } }
+  })
+  const base = rows[0].median
+  return rows.map(row => ({ ...row, ratio: { wall: row.median.wall / base.wall, cpu: row.median.cpu / base.cpu } }))
+}
 
 /** @param {number} ns */
 const whole = ns => Math.round(ns).toLocaleString('en-US')
 /** @param {number} ratio */
-const times = ratio => ratio.toFixed(ratio < 10 ? 2 : 1)
-/** @param {number[]} ns */
-const span = ns => `${whole(Math.min(...ns))} – ${whole(Math.max(...ns))}`
+const times = ratio => ratio.toFixed(Math.abs(ratio) < 10 ? 2 : 1)
+
+const HEADINGS = ['ratio', 'by CPU', 'ns', 'CPU ns', 'fastest – slowest round, ns']
+
+/**
+ * @param {Row} row
+ * @returns {string[]}
+ */
+function cells({ ratio, median, wall }) {
+  const span = `${whole(Math.min(...wall))} – ${whole(Math.max(...wall))}`
+  return [times(ratio.wall), times(ratio.cpu), whole(median.wall), whole(median.cpu), span]
+}
 
 /**
  * @param {Results} results
@@ -56,11 +92,11 @@ const span = ns => `${whole(Math.min(...ns))} – ${whole(Math.max(...ns))}`
 export function terminal(results, peers) {
   const lines = [results.command, where(results), '']
   for (const { title, how, rows } of results.cases) {
+    const table = [['', ...HEADINGS], ...rows.map(row => [row.peer, ...cells(row)])]
+    const widths = table[0].map((_, column) => Math.max(...table.map(line => line[column].length)))
     lines.push(title, `  ${how}`)
-    const width = Math.max(...rows.map(row => row.peer.length))
-    lines.push(`  ${''.padEnd(width)}     ratio   ns, median   fastest – slowest round`)
-    for (const { peer, ratio, ns } of rows) {
-      lines.push(`  ${peer.padEnd(width)}  ${times(ratio).padStart(8)} ${whole(median(ns)).padStart(12)}   ${span(ns)}`)
+    for (const [first, ...rest] of table) {
+      lines.push(`  ${first.padEnd(widths[0])}${rest.map((cell, n) => `   ${cell.padStart(widths[n + 1])}`).join('')}`)
     }
     lines.push('')
   }
@@ -77,10 +113,8 @@ export function markdown(results, peers) {
   const lines = [`\`${results.command}\``, '', `${where(results)}.`, '']
   for (const { title, how, rows } of results.cases) {
     lines.push(`**${title}**: ${how}.`, '')
-    lines.push('| | ratio | ns, median | fastest – slowest round |', '|---|---:|---:|---:|')
-    for (const { peer, ratio, ns } of rows) {
-      lines.push(`| ${peer} | ${times(ratio)} | ${whole(median(ns))} | ${span(ns)} |`)
-    }
+    lines.push(`| | ${HEADINGS.join(' | ')} |`, `|---|${'---:|'.repeat(HEADINGS.length)}`)
+    for (const row of rows) lines.push(`| ${row.peer} | ${cells(row).join(' | ')} |`)
     lines.push('')
   }
   lines.push('What a caller gets:', '', ...peers.map(({ name, note }) => `- ${name}: ${note}.`), '')

@@ -4,8 +4,8 @@
  *
  * Rounds are interleaved: in each round every case runs once with every peer, in an order that turns by one from round
  * to round, so that whatever else the machine does falls on all alike. Each peer runs in a process of its own, which
- * rests while the others run. The first round only warms up. What is printed is the ratio of the medians, then the
- * medians with the fastest and slowest round beside them.
+ * rests while the others run. The first round only warms up. What is printed are the ratios of the medians, by the
+ * wall's clock and by CPU time (see watch.mjs), then the medians, and the fastest and slowest round by the wall's clock.
  *
  * Usage: npm run bench -- [--quick] [--only hit,miss,stampede,overhead] [--rounds N] [--json FILE] [--docs FILE]
  *   --quick   3 rounds with a third of the operations
@@ -21,7 +21,7 @@ import { parseArgs } from 'node:util'
 import { CASES } from './cases.mjs'
 import { OVERHEAD } from './overhead.mjs'
 import { PEERS } from './peers.mjs'
-import { machine, median, markdown, terminal } from './report.mjs'
+import { machine, markdown, rowsOf, terminal } from './report.mjs'
 
 const { values: given } = parseArgs({
   options: {
@@ -75,24 +75,22 @@ async function ask(n, name, ops) {
 }
 
 const cases = chosen.filter(name => name !== OVERHEAD)
-/** Nanoseconds: case, peer, round. @type {Record<string, number[][]>} */
-const ns = Object.fromEntries(cases.map(name => [name, PEERS.map(() => [])]))
+/** By case, peer and round. @type {Record<string, import('./watch.mjs').Took[][]>} */
+const took = Object.fromEntries(cases.map(name => [name, PEERS.map(() => [])]))
 for (let round = -1; round < (cases.length === 0 ? -1 : rounds); round++) {
   for (const name of cases) {
     for (let turn = 0; turn < PEERS.length; turn++) {
       const n = (turn + round + 1) % PEERS.length
       progress(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${name}, ${PEERS[n].name}`)
       const ops = given.quick ? Math.ceil(CASES[name].ops / 3) : CASES[name].ops
-      const took = await ask(n, name, ops)
-      if (round >= 0) ns[name][n].push(took)
+      const one = await ask(n, name, ops)
+      if (round >= 0) took[name][n].push(one)
     }
   }
 }
 for (const name of cases) {
   const { title, how } = CASES[name]
-  const base = median(ns[name][0])
-  const rows = PEERS.map(({ name: peer }, n) => ({ peer, ratio: median(ns[name][n]) / base, ns: ns[name][n] }))
-  results.cases.push({ name, title, how, rows })
+  results.cases.push({ name, title, how, rows: rowsOf(PEERS.map(({ name: peer }, n) => [peer, took[name][n]])) })
 }
 
 if (chosen.includes(OVERHEAD)) {

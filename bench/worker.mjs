@@ -29,9 +29,9 @@ async function run(name, ops, rounds) {
   // What a cache leaves running after a load has ended by then: the cases say what they measure, and nothing else.
   await sleep(Math.max(0, 1500 - (performance.now() - last)))
   globalThis.gc?.()
-  const ns = await prepared[name](ops)
+  const took = await prepared[name](ops)
   last = performance.now()
-  return ns
+  return took
 }
 
 process.on('message', async (/** @type {{ name: string, ops: number, rounds: number }} */ { name, ops, rounds }) => {
