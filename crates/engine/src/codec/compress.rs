@@ -13,7 +13,7 @@
 //!
 //! Promises:
 //! - A value that does not get smaller by at least a tenth ([`pays`]) is not compressed: the space won would not be
-//!   worth the time of every read.
+//!   worth the time of every read. Large values that look compressed already are not even tried with gzip.
 //! - Decompression writes exactly as many bytes as are expected, or fails; it never allocates or writes more, whatever the
 //!   input says. Corrupt input is an [`Error`], never a panic.
 //! - A [`Compressor`] keeps its contexts from one value to the next, as long as they are no larger than [`KEPT_BYTES`].
@@ -38,6 +38,9 @@ const GZIP_WINDOW_BITS: u8 = 15;
 /// Bytes in front of an lz4 block: its length before compression.
 const LZ4_PREFIX: usize = 4;
 
+/// Inputs of at least this many bytes are looked at before gzip is tried: for small ones trying costs little.
+const GZIP_LOOK: usize = 16 * 1024;
+
 /// Inputs below this many bytes use lz4's table of 16-bit positions, which is half as large to clear.
 const LZ4_SMALL: usize = u16::MAX as usize;
 
@@ -58,8 +61,14 @@ impl Algorithm {
     pub const ALL: [Self; 3] = [Self::Gzip, Self::Zstd, Self::Lz4];
 
     /// The algorithm of that number, if there is one.
+    #[inline]
     pub fn from_u8(n: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == n)
+        match n {
+            1 => Some(Self::Gzip),
+            2 => Some(Self::Zstd),
+            3 => Some(Self::Lz4),
+            _ => None,
+        }
     }
 
     /// The algorithm of that name, as options spell it.
@@ -91,6 +100,17 @@ impl Algorithm {
             Self::Gzip => 2,
             Self::Zstd => 1,
             Self::Lz4 => 0,
+        }
+    }
+
+    /// Largest value, in bytes before compression, that is worth decompressing on the thread that wants it. Below it the
+    /// time is less than handing the work to another thread and being woken takes; see "Compression" in
+    /// `docs/benchmarks.md`.
+    pub fn inline_limit(self) -> usize {
+        match self {
+            Self::Gzip => 16 * 1024,
+            Self::Zstd => 48 * 1024,
+            Self::Lz4 => 128 * 1024,
         }
     }
 
@@ -222,8 +242,11 @@ impl Compressor {
         .map_err(|why| Error::Corrupt { algorithm, why })
     }
 
-    /// Bytes written, or `None` where more than would pay were needed.
+    /// Bytes written, or `None` where more than would pay were needed or it looks so.
     fn gzip(&mut self, level: i32, input: &[u8], output: &mut Vec<u8>) -> Option<usize> {
+        if input.len() >= GZIP_LOOK && looks_like_noise(input) {
+            return None;
+        }
         output.resize(pays(input.len()), 0);
         let context = match &mut self.gzip {
             Some((made_for, context)) if *made_for == level => {
@@ -306,6 +329,30 @@ fn unlz4(input: &[u8], output: &mut [u8]) -> Result<(), &'static str> {
     }
 }
 
+/// Whether `input` is in all likelihood compressed or encrypted already: its bytes are as good as evenly spread, judged
+/// by the entropy of 4,096 of them taken from 16 places. Text, numbers and base64 are far from that.
+///
+/// Deflate needs four times as long to find nothing than to find something, where zstd and lz4 notice by themselves. The
+/// idea is that of Btrfs (`btrfs_compress_heuristic` in Linux' `fs/btrfs/compression.c`). What repeats only at a
+/// distance is taken for noise, too; deflate would see such repeats within 32 KiB.
+fn looks_like_noise(input: &[u8]) -> bool {
+    const PLACES: usize = 16;
+    const PLACE: usize = 256;
+    /// Bits in a byte; 4,096 even bytes give 7.95 or more. Between them and what compresses lie few files of any kind.
+    const NOISE: f64 = 7.85;
+
+    let mut counts = [0u32; 256];
+    let step = input.len().saturating_sub(PLACE) / (PLACES - 1);
+    for place in 0..PLACES {
+        for &byte in input.iter().skip(place * step).take(PLACE) {
+            counts[usize::from(byte)] += 1;
+        }
+    }
+    let all = f64::from(counts.iter().sum::<u32>());
+    let entropy: f64 = counts.iter().filter(|&&n| n > 0).map(|&n| f64::from(n) * (all / f64::from(n)).log2()).sum();
+    entropy > NOISE * all
+}
+
 const SHORT: &str = "shorter than expected";
 
 impl fmt::Debug for Compressor {
@@ -373,7 +420,8 @@ mod tests {
 
     #[test]
     fn the_largest_value_there_may_be_goes_in_and_out() {
-        let input = records(MAX_VALUE_BYTES);
+        let input = records(MAX_VALUE_BYTES / 25).repeat(25);
+        assert_eq!(input.len(), MAX_VALUE_BYTES);
         let mut compressor = Compressor::new();
         let (mut small, mut back) = (vec![], vec![]);
         for algorithm in Algorithm::ALL {
@@ -410,6 +458,19 @@ mod tests {
                 assert_eq!(paid, expected, "{algorithm:?} {level}, {zeros} zeros");
             }
         }
+    }
+
+    #[test]
+    fn noise_is_told_from_what_compresses() {
+        let hex: String = noise(50_000).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mixed = [noise(75_000), records(25_000)].concat();
+        for compressible in [records(100_000), hex.into_bytes(), mixed, vec![0; 40_000], vec![]] {
+            assert!(!looks_like_noise(&compressible));
+        }
+        for len in [GZIP_LOOK, 50_001, 1_000_000] {
+            assert!(looks_like_noise(&noise(len)), "{len}");
+        }
+        assert!(looks_like_noise(&compressed(Algorithm::Zstd, 9, &records(500_000))));
     }
 
     #[test]
