@@ -33,7 +33,7 @@ delete env.NODE_TEST_CONTEXT
 
 /** @param {string[]} args */
 function demo(args) {
-  return new Promise((resolve) => {
+  return new Promise(resolve => {
     execFile(process.execPath, [RUN, ...args], { env, timeout: LIMIT_MS }, (error, out, err) => {
       resolve({ code: error ? error.code : 0, out, err })
     })
@@ -53,7 +53,7 @@ test('random numbers follow from the seed, and have the distribution they are na
   const draw = (seed, n) => Array.from({ length: n }, uniform(seed))
   assert.deepEqual(draw(7, 100), draw(7, 100))
   assert.notDeepEqual(draw(7, 100), draw(8, 100))
-  assert.ok(draw(1, 10_000).every((value) => value >= 0 && value < 1))
+  assert.ok(draw(1, 10_000).every(value => value >= 0 && value < 1))
 
   const sorted = Array.from({ length: 50_000 }, lognormal(uniform(3), { median: 20, p99: 120 })).sort((a, b) => a - b)
   const near = (value, expected) => assert.ok(Math.abs(value / expected - 1) < 0.06, `${value} is not near ${expected}`)
@@ -91,7 +91,10 @@ test('phases follow one another from the start of a replay to its end', () => {
     assert.equal(phases[0].startMs, 0)
     phases.slice(1).forEach((phase, n) => assert.equal(phase.startMs, phases[n].endMs))
     assert.ok(Math.abs(phases.at(-1).endMs - traffic.seconds * 1000) < 1e-6)
-    assert.deepEqual(phases.map(({ name }) => name), ['calm', 'slow', 'calm', 'down', 'calm'])
+    assert.deepEqual(
+      phases.map(({ name }) => name),
+      ['calm', 'slow', 'calm', 'down', 'calm']
+    )
     assert.equal(phaseAt(phases, phases[3].startMs), 3)
     assert.equal(phaseAt(phases, phases[3].startMs - 1), 2)
     assert.equal(phaseAt(phases, 1e9), 4)
@@ -100,12 +103,32 @@ test('phases follow one another from the start of a replay to its end', () => {
 
 test('response headers say where an answer came from', () => {
   const none = { reason: undefined, status: undefined }
-  const entry = (state, age, maxAge = 2) => ({ value: 1, metadata: undefined, state, age, maxAge, tags: [], dependsOn: [] })
+  const entry = (state, age, maxAge = 2) => ({
+    value: 1,
+    metadata: undefined,
+    state,
+    age,
+    maxAge,
+    tags: [],
+    dependsOn: []
+  })
   const cases = [
     [entry('fresh', 0.4), none, 'HIT', '0', 'kvcache; hit; ttl=2'],
     [entry('stale', 5.9), none, 'STALE', '5', 'kvcache; hit; ttl=-4'],
-    [entry('loaded', 0), { reason: 'miss', status: 200 }, 'MISS', '0', 'kvcache; fwd=uri-miss; fwd-status=200; stored; ttl=2'],
-    [entry('loaded', 0), { reason: 'expired', status: 304 }, 'MISS', '0', 'kvcache; fwd=stale; fwd-status=304; stored; ttl=2'],
+    [
+      entry('loaded', 0),
+      { reason: 'miss', status: 200 },
+      'MISS',
+      '0',
+      'kvcache; fwd=uri-miss; fwd-status=200; stored; ttl=2'
+    ],
+    [
+      entry('loaded', 0),
+      { reason: 'expired', status: 304 },
+      'MISS',
+      '0',
+      'kvcache; fwd=stale; fwd-status=304; stored; ttl=2'
+    ],
     [entry('loaded', 0), none, 'MISS', '0', 'kvcache; fwd=uri-miss; collapsed; ttl=2'],
     [entry('stale-if-error', 12), none, 'STALE-IF-ERROR', '12', 'kvcache; hit; ttl=-10; detail=stale-if-error'],
     [
@@ -139,7 +162,12 @@ test('percentiles are those of the values recorded', () => {
   for (let n = 1; n <= 1000; n++) recordMs(histogram, n)
   const { count: recorded, p50, p99, p999, max } = percentiles(histogram)
   assert.equal(recorded, 1000)
-  for (const [value, expected] of [[p50, 500], [p99, 990], [p999, 999], [max, 1000]]) {
+  for (const [value, expected] of [
+    [p50, 500],
+    [p99, 990],
+    [p999, 999],
+    [max, 1000]
+  ]) {
     assert.ok(Math.abs(value / expected - 1) < 0.002, `${value} is not ${expected}`)
   }
   assert.deepEqual(percentiles(newHistogram()), { count: 0, p50: 0, p99: 0, p999: 0, max: 0 })
@@ -177,14 +205,26 @@ test('figures add up: by source, by phase and over time', () => {
   assert.equal(figures.pages, 90)
   assert.equal(figures.errors, 10)
   assert.deepEqual(figures.statuses, { 200: 90, 503: 10 })
-  assert.deepEqual(figures.sources.map(({ name, latency }) => [name, latency.count]), [['ERROR', 10], ['HIT', 90]])
+  assert.deepEqual(
+    figures.sources.map(({ name, latency }) => [name, latency.count]),
+    [
+      ['ERROR', 10],
+      ['HIT', 90]
+    ]
+  )
   assert.equal(figures.origin.requests, 3)
   assert.deepEqual(figures.origin.outcomes, { page: 2, failed: 1 })
-  assert.equal(figures.phases.reduce((sum, phase) => sum + phase.requests, 0), requests)
-  assert.equal(figures.phases.reduce((sum, phase) => sum + phase.pages, 0), 90)
+  assert.equal(
+    figures.phases.reduce((sum, phase) => sum + phase.requests, 0),
+    requests
+  )
+  assert.equal(
+    figures.phases.reduce((sum, phase) => sum + phase.pages, 0),
+    90
+  )
   const { time, rateBySource, toOrigin, breaker, gauges } = figures.series
   const perBucket = 1000 / config.bucketMs
-  const sum = (values) => values.reduce((total, value) => total + value, 0) / perBucket
+  const sum = values => values.reduce((total, value) => total + value, 0) / perBucket
   assert.equal(time.length, durationMs / config.bucketMs)
   assert.equal(Math.round(sum(rateBySource.HIT)), 90)
   assert.equal(Math.round(sum(rateBySource.ERROR)), 10)
@@ -202,7 +242,16 @@ test('figures are written as people read them', () => {
   assert.equal(percent(0.5), '50.0 %')
   assert.equal(percent(0.99968), '99.97 %')
   assert.equal(percent(1), '100.0 %')
-  assert.deepEqual(columns(['', 'b'], [['one', '1'], ['x', '22']]), ['      b', '───  ──', 'one   1', 'x    22'])
+  assert.deepEqual(
+    columns(
+      ['', 'b'],
+      [
+        ['one', '1'],
+        ['x', '22']
+      ]
+    ),
+    ['      b', '───  ──', 'one   1', 'x    22']
+  )
 })
 
 test('an option that cannot be used is refused with exit code 2', async () => {
@@ -217,7 +266,7 @@ test('an option that cannot be used is refused with exit code 2', async () => {
   assert.match(out, /--quick/)
 })
 
-test('a quick run is sound, prints its table and writes its report', { timeout: LIMIT_MS }, async (t) => {
+test('a quick run is sound, prints its table and writes its report', { timeout: LIMIT_MS }, async t => {
   const folder = mkdtempSync(join(tmpdir(), 'kvcache-demo-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
   const files = { report: join(folder, 'report.html'), json: join(folder, 'figures.json') }
@@ -225,9 +274,19 @@ test('a quick run is sound, prints its table and writes its report', { timeout: 
   assert.equal(code, 0, `exit code ${code}\n${out}\n${err}`)
 
   await t.test('the table has every row', () => {
-    const rows = ['requests', 'pages', 'errors', 'page p50', 'page p99', 'page p99.9', 'requests to the origin', 'origin load saved']
+    const rows = [
+      'requests',
+      'pages',
+      'errors',
+      'page p50',
+      'page p99',
+      'page p99.9',
+      'requests to the origin',
+      'origin load saved'
+    ]
     for (const row of rows) assert.match(out, new RegExp(`^${row} .*\\d.* .*\\d`, 'm'))
-    for (const source of ['HIT', 'STALE', 'MISS', 'STALE-IF-ERROR', 'ERROR']) assert.match(out, new RegExp(`^${source} +\\d`, 'm'))
+    for (const source of ['HIT', 'STALE', 'MISS', 'STALE-IF-ERROR', 'ERROR'])
+      assert.match(out, new RegExp(`^${source} +\\d`, 'm'))
     for (const phase of ['origin well', 'origin slow', 'well again', 'origin dead', 'origin back']) {
       assert.match(out, new RegExp(`^${phase}, [\\d.]+ s +`, 'm'))
     }
@@ -247,9 +306,18 @@ test('a quick run is sound, prints its table and writes its report', { timeout: 
     for (const figures of [withCache, without]) {
       assert.equal(figures.requests, config.traffic.requests)
       assert.equal(figures.pages + figures.errors, figures.requests)
-      assert.equal(figures.sources.reduce((sum, { latency }) => sum + latency.count, 0), figures.requests)
-      assert.equal(figures.phases.reduce((sum, { requests }) => sum + requests, 0), figures.requests)
-      assert.equal(Object.values(figures.origin.outcomes).reduce((sum, n) => sum + n, 0), figures.origin.requests)
+      assert.equal(
+        figures.sources.reduce((sum, { latency }) => sum + latency.count, 0),
+        figures.requests
+      )
+      assert.equal(
+        figures.phases.reduce((sum, { requests }) => sum + requests, 0),
+        figures.requests
+      )
+      assert.equal(
+        Object.values(figures.origin.outcomes).reduce((sum, n) => sum + n, 0),
+        figures.origin.requests
+      )
     }
     assert.equal(without.origin.requests, without.requests)
     assert.ok(withCache.origin.requests < withCache.requests)
@@ -265,13 +333,17 @@ test('a quick run is sound, prints its table and writes its report', { timeout: 
     assert.match(html, /<\/html>\n$/)
     assert.doesNotMatch(html, /\ssrc\s*=/i)
     assert.doesNotMatch(html, /@import|url\(\s*['"]?(?!data:)/i)
-    assert.deepEqual([...html.matchAll(/<link[^>]*>/g)].map(([link]) => link), ['<link rel="icon" href="data:,">'])
+    assert.deepEqual(
+      [...html.matchAll(/<link[^>]*>/g)].map(([link]) => link),
+      ['<link rel="icon" href="data:,">']
+    )
     assert.doesNotMatch(html, /\bfetch\(|XMLHttpRequest|sendBeacon|import\(/)
     assert.doesNotMatch(html.slice(html.indexOf('<body>'), html.indexOf('<script>')), /undefined|NaN|Infinity/)
   })
 
   await t.test('the report names the licences of what it carries', () => {
-    for (const words of ['The MIT License (MIT)', 'Leon Sorokin', 'headissue GmbH', 'CC BY 4.0']) assert.ok(html.includes(words), words)
+    for (const words of ['The MIT License (MIT)', 'Leon Sorokin', 'headissue GmbH', 'CC BY 4.0'])
+      assert.ok(html.includes(words), words)
   })
 
   await t.test('the report has a place and data for every plot', () => {
@@ -282,45 +354,65 @@ test('a quick run is sound, prints its table and writes its report', { timeout: 
     assert.equal(data.withCache.phases.length, 5)
   })
 
-  const browser = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path))
-  await t.test('a browser draws all seven plots', { skip: browser === undefined && 'no Chromium on this machine' }, () => {
-    const dom = execFileSync(
-      browser,
-      [
-        ...['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
-        ...['--disable-background-networking', '--disable-component-update', `--user-data-dir=${join(folder, 'profile')}`],
-        ...['--virtual-time-budget=3000', '--dump-dom', pathToFileURL(files.report).href]
-      ],
-      { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 16 << 20, timeout: 60_000 }
-    )
-    assert.match(dom, /<html[^>]* data-plots="7"/)
-    assert.equal(dom.match(/<canvas/g)?.length, 7)
-  })
+  const browser = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(path =>
+    existsSync(path)
+  )
+  await t.test(
+    'a browser draws all seven plots',
+    { skip: browser === undefined && 'no Chromium on this machine' },
+    () => {
+      const dom = execFileSync(
+        browser,
+        [
+          ...['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
+          ...[
+            '--disable-background-networking',
+            '--disable-component-update',
+            `--user-data-dir=${join(folder, 'profile')}`
+          ],
+          ...['--virtual-time-budget=3000', '--dump-dom', pathToFileURL(files.report).href]
+        ],
+        { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 16 << 20, timeout: 60_000 }
+      )
+      assert.match(dom, /<html[^>]* data-plots="7"/)
+      assert.equal(dom.match(/<canvas/g)?.length, 7)
+    }
+  )
 })
 
-test('an interrupt ends the demo and every process it started', { skip: process.platform === 'win32' && 'no signals', timeout: LIMIT_MS }, async (t) => {
-  const folder = mkdtempSync(join(tmpdir(), 'kvcache-demo-'))
-  t.after(() => rmSync(folder, { recursive: true, force: true }))
-  const report = join(folder, 'report.html')
-  const child = spawn(process.execPath, [RUN, '--quick', '--report', report], { env, stdio: ['ignore', 'ignore', 'pipe'] })
-  let err = ''
-  child.stderr.setEncoding('utf8').on('data', (text) => (err += text))
-  const closed = new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal })))
-  while (!err.includes('without cache')) {
-    assert.equal(child.exitCode, null, err)
-    await sleep(20)
+test(
+  'an interrupt ends the demo and every process it started',
+  { skip: process.platform === 'win32' && 'no signals', timeout: LIMIT_MS },
+  async t => {
+    const folder = mkdtempSync(join(tmpdir(), 'kvcache-demo-'))
+    t.after(() => rmSync(folder, { recursive: true, force: true }))
+    const report = join(folder, 'report.html')
+    const child = spawn(process.execPath, [RUN, '--quick', '--report', report], {
+      env,
+      stdio: ['ignore', 'ignore', 'pipe']
+    })
+    let err = ''
+    child.stderr.setEncoding('utf8').on('data', text => (err += text))
+    const closed = new Promise(resolve => child.on('close', (code, signal) => resolve({ code, signal })))
+    while (!err.includes('without cache')) {
+      assert.equal(child.exitCode, null, err)
+      await sleep(20)
+    }
+    const started = childrenOf(child.pid)
+    assert.ok(started.length >= 3, `only ${started.length} processes were running`)
+    child.kill('SIGINT')
+    assert.deepEqual(await closed, { code: 130, signal: null })
+    assert.match(err, /Interrupted/)
+    assert.ok(!existsSync(report))
+    for (const pid of started) assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' })
   }
-  const started = childrenOf(child.pid)
-  assert.ok(started.length >= 3, `only ${started.length} processes were running`)
-  child.kill('SIGINT')
-  assert.deepEqual(await closed, { code: 130, signal: null })
-  assert.match(err, /Interrupted/)
-  assert.ok(!existsSync(report))
-  for (const pid of started) assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' })
-})
+)
 
 /** @param {number} parent */
 function childrenOf(parent) {
   const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n')
-  return lines.map((line) => line.trim().split(/\s+/).map(Number)).filter(([, ppid]) => ppid === parent).map(([pid]) => pid)
+  return lines
+    .map(line => line.trim().split(/\s+/).map(Number))
+    .filter(([, ppid]) => ppid === parent)
+    .map(([pid]) => pid)
 }

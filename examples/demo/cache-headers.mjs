@@ -3,7 +3,8 @@
  * Says in response headers where an answer came from:
  *   X-Cache       HIT, STALE, MISS, STALE-IF-ERROR, or BYPASS where there is no cache;
  *   Age           whole seconds since the origin confirmed the content (RFC 9111, section 5.1);
- *   Cache-Status  the same for machines (RFC 9211): hit, or why the request went forward, what came of it, time to live.
+ *   Cache-Status  the same for machines (RFC 9211): hit, or why the request went forward and what came of it, and the
+ *                 time to live.
  */
 
 /** Our name in Cache-Status. */
@@ -51,7 +52,7 @@ function statusParameters(state, ttl, { reason, status }) {
       if (reason === undefined) return ['fwd=uri-miss', 'collapsed', `ttl=${ttl}`]
       return [forward(reason), ...statusOf(status), 'stored', `ttl=${ttl}`]
     case 'stale-if-error':
-      // Without a call of our own (the circuit was open, or another's load failed) the answer came from the cache alone.
+      // Without a call of our own (the circuit was open, or another's load failed) the cache alone answered.
       if (reason === undefined) return ['hit', `ttl=${ttl}`, 'detail=stale-if-error']
       return [forward(reason), ...statusOf(status), `ttl=${ttl}`, 'detail=stale-if-error']
   }

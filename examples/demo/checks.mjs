@@ -24,11 +24,20 @@ export function unsound(withCache, without, config) {
     if (!holds) failures.push(otherwise)
   }
 
-  for (const [name, { run, figures }] of /** @type {const} */ ([['with the cache', withCache], ['without', without]])) {
+  for (const [name, { run, figures }] of /** @type {const} */ ([
+    ['with the cache', withCache],
+    ['without', without]
+  ])) {
     const { samples, originLife } = run
-    expect(samples.wrongCount === 0, `${name}: ${count(samples.wrongCount)} answers were wrong:\n  ${samples.wrong.join('\n  ')}`)
+    expect(
+      samples.wrongCount === 0,
+      `${name}: ${count(samples.wrongCount)} answers were wrong:\n  ${samples.wrong.join('\n  ')}`
+    )
     expect(figures.pages > 0, `${name}: no page was answered at all.`)
-    expect(originLife.killedBy === 'SIGKILL', `${name}: the origin was to be killed, but ended by ${originLife.killedBy}.`)
+    expect(
+      originLife.killedBy === 'SIGKILL',
+      `${name}: the origin was to be killed, but ended by ${originLife.killedBy}.`
+    )
     expect(originLife.restarted, `${name}: the origin was not started again.`)
     const back = figures.phases[figures.phases.length - 1]
     expect(back.pages > 0 && back.originPerSecond > 0, `${name}: nothing was fetched from the origin after its return.`)
@@ -49,19 +58,26 @@ export function unsound(withCache, without, config) {
     const served = (counts.HIT ?? 0) + (counts.STALE ?? 0)
     expect(cache.reported.length === 0, `The cache reported errors: ${cache.reported.slice(0, 3).join('; ')}`)
     expect(cache.hits === served, `The cache counted ${count(cache.hits)} hits, the client ${count(served)}.`)
-    expect(cache.stale === (counts.STALE ?? 0), `The cache counted ${count(cache.stale)} stale hits, the client ${count(counts.STALE ?? 0)}.`)
+    expect(
+      cache.stale === (counts.STALE ?? 0),
+      `The cache counted ${count(cache.stale)} stale hits, the client ${count(counts.STALE ?? 0)}.`
+    )
     expect(
       cache.hits + cache.misses === figures.requests,
       `The cache counted ${count(cache.hits + cache.misses)} gets, the client sent ${count(figures.requests)}.`
     )
-    expect(cache.end.queued === 0 && cache.end.running === 0, `${cache.end.queued} refreshes were queued and ${cache.end.running} running after flush().`)
+    expect(
+      cache.end.queued === 0 && cache.end.running === 0,
+      `${cache.end.queued} refreshes were queued and ${cache.end.running} running after flush().`
+    )
   }
   const budget = bytesOf(config.cache.memory)
   const fullest = Math.max(0, ...run.record.gauges.map(({ bytes }) => bytes))
   expect(fullest <= budget, `The memory tier held ${count(fullest)} bytes, its budget is ${count(budget)}.`)
   expect(
     figures.origin.requests < without.figures.origin.requests,
-    `The origin got ${count(figures.origin.requests)} requests with the cache, ${count(without.figures.origin.requests)} without.`
+    `The origin got ${count(figures.origin.requests)} requests with the cache, ` +
+      `${count(without.figures.origin.requests)} without.`
   )
   return failures
 }

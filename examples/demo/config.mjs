@@ -67,8 +67,8 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
   return {
     quick,
     traffic: { requests, rate, seconds, seed: 7, clientTimeoutMs: 30_000 },
-    // Before the clock starts: traffic that grows from nothing to the full rate, over pages that the trace does not have.
-    // Without it the first seconds would measure the compilation of JavaScript and the opening of connections.
+    // Before the clock starts: traffic that grows from nothing to the full rate, over pages that the trace does not
+    // have. Without it the first seconds would measure the compilation of JavaScript and the opening of connections.
     warmUp: { seconds: quick ? 1.5 : 3, firstPage: 1_000_000, pages: 500, newPages: 0.3 },
     phases,
     /** Width of a point in the plots. */
@@ -88,7 +88,8 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
       // How long the service waits for the origin, with the cache (hardTimeout) and without it.
       originTimeoutMs: 1500
     },
-    // Ages are scaled to the length of the replay. At 45 s: fresh for 4.5 s, served stale up to 11.25 s, kept for errors 45 s.
+    // Ages are scaled to the length of the replay. At 45 s: fresh for 4.5 s, served stale up to 11.25 s, kept for
+    // errors 45 s.
     cache: {
       memory: '24mb',
       maxAge: round(seconds / 10),

@@ -47,7 +47,7 @@ const server = http.createServer((request, response) => {
     end(response, 200, JSON.stringify(product(id, revision)))
   }, delay)
 })
-// Longer than any run: a connection closed for idleness just as it is used again would look like a failure of the origin.
+// Longer than any run: a connection closed for idleness just as it is used again would look like a failure.
 server.keepAliveTimeout = 300_000
 
 /**

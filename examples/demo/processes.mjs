@@ -59,7 +59,9 @@ export class Child {
     this.process.on('error', () => {})
     this.process.on('close', (code, signal) => {
       running.delete(this)
-      const error = new Error(`The ${name} process ended (${signal ?? `exit code ${code}`}).\n${this.#stderr}`.trimEnd())
+      const error = new Error(
+        `The ${name} process ended (${signal ?? `exit code ${code}`}).\n${this.#stderr}`.trimEnd()
+      )
       this.#failReady(error)
       for (const { reject } of this.#asked.values()) reject(error)
       this.#asked.clear()
@@ -100,7 +102,8 @@ export class Child {
     const [code, signal] = await closed.catch(() => {
       throw new Error(`The ${this.name} process did not end within ${LEAVE_MS} ms of having finished.`)
     })
-    if (code !== 0) throw new Error(`The ${this.name} process ended badly (${signal ?? `exit code ${code}`}).\n${this.#stderr}`)
+    if (code !== 0)
+      throw new Error(`The ${this.name} process ended badly (${signal ?? `exit code ${code}`}).\n${this.#stderr}`)
   }
 
   /**

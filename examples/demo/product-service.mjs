@@ -26,7 +26,7 @@ export function countsAsFailure(error) {
  * @param {object} options
  * @param {import('./origin-client.mjs').OriginClient} options.origin
  * @param {import('../../index.js').KvCache | undefined} options.cache undefined: every request goes to the origin
- * @param {number} options.originTimeoutMs how long to wait for the origin without a cache (with one, it has hardTimeout)
+ * @param {number} options.originTimeoutMs how long to wait for the origin without a cache; with one, it has hardTimeout
  * @param {(source: import('./sources.mjs').Source, startedAt: number) => void} [options.onAnswer] where the page came
  *   from, or ERROR; startedAt as of performance.now()
  * @returns {http.Server}
@@ -97,7 +97,8 @@ export function createProductService({ origin, cache, originTimeoutMs, onAnswer 
     const startedAt = performance.now()
     const id = /^\/products\/(\d{1,9})$/.exec(request.url ?? '')?.[1]
     if (request.method !== 'GET') return sendJson(response, 405, { error: 'Only GET' }, { allow: 'GET' })
-    if (cache && request.url === '/metrics') return send(response, 200, cache.metrics(), { 'content-type': 'text/plain; version=0.0.4' })
+    if (cache && request.url === '/metrics')
+      return send(response, 200, cache.metrics(), { 'content-type': 'text/plain; version=0.0.4' })
     if (id === undefined) return sendJson(response, 404, { error: 'No such page' }, {})
     onAnswer(await (cache ? fromCache(id, response) : fromOrigin(id, response)), startedAt)
   })
@@ -114,7 +115,12 @@ export function createProductService({ origin, cache, originTimeoutMs, onAnswer 
 function sendError(response, error, headers) {
   const { status, retryAfter } = explain(error)
   const message = error instanceof Error ? error.message : String(error)
-  sendJson(response, status, { error: message }, retryAfter === undefined ? headers : { ...headers, 'retry-after': retryAfter })
+  sendJson(
+    response,
+    status,
+    { error: message },
+    retryAfter === undefined ? headers : { ...headers, 'retry-after': retryAfter }
+  )
 }
 
 /**

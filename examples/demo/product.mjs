@@ -6,9 +6,10 @@
 import { hash32, lognormal, uniform } from './random.mjs'
 
 const WORDS = (
-  'cotton linen oak walnut steel copper glass wool leather canvas enamel ceramic slate cork bamboo brass velvet denim ' +
-  'jacket lamp chair kettle shelf mirror rug scarf basket bowl drawer cushion bottle bench hook tray vase blanket stool ' +
-  'plain ribbed woven brushed folded narrow wide tall small light heavy matt polished round square soft sturdy'
+  'cotton linen oak walnut steel copper glass wool leather canvas enamel ceramic slate cork bamboo brass velvet ' +
+  'denim jacket lamp chair kettle shelf mirror rug scarf basket bowl drawer cushion bottle bench hook tray vase ' +
+  'blanket stool plain ribbed woven brushed folded narrow wide tall small light heavy matt ' +
+  'polished round square soft sturdy'
 ).split(' ')
 
 /** Size of a page's text, characters. */

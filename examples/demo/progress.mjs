@@ -32,7 +32,7 @@ export class Progress {
         { format, barsize: 24, hideCursor: true, linewrap: false, stream: out, gracefulExit: false },
         cliProgress.Presets.shades_classic
       )
-      this.#bar.start(total, 0, { phase: 'starting', detail: '' })
+      this.#bar.start(total, 0, { phase: 'warming up', detail: '' })
     }
   }
 

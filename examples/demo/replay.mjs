@@ -100,7 +100,8 @@ function settle(n, status, source, faultFound) {
   statuses[n] = status
   sources[n] = source
   counts[source] += 1
-  if (faultFound !== undefined && wrongCount++ < WRONG_KEPT) wrong.push(`request ${n}, product ${pages[n]}: ${faultFound}`)
+  if (faultFound !== undefined && wrongCount++ < WRONG_KEPT)
+    wrong.push(`request ${n}, product ${pages[n]}: ${faultFound}`)
   if (++answered < requests) return
   clearInterval(reporting)
   pool.destroy().catch(() => {})

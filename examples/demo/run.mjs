@@ -126,7 +126,10 @@ async function main() {
   return failures.length === 0 ? 0 : 1
 }
 
-for (const [signal, code] of /** @type {const} */ ([['SIGINT', 130], ['SIGTERM', 143]])) {
+for (const [signal, code] of /** @type {const} */ ([
+  ['SIGINT', 130],
+  ['SIGTERM', 143]
+])) {
   process.once(signal, async () => {
     await stopAll()
     // The bar hid the cursor and left its line open.
@@ -141,6 +144,8 @@ try {
 } catch (error) {
   await stopAll()
   const usage = error instanceof UsageError
-  process.stderr.write(usage ? `${error.message}\n\n${HELP}` : `The demo failed. ${/** @type {Error} */ (error).message}\n`)
+  process.stderr.write(
+    usage ? `${error.message}\n\n${HELP}` : `The demo failed. ${/** @type {Error} */ (error).message}\n`
+  )
   process.exitCode = usage ? 2 : 1
 }

@@ -41,25 +41,35 @@ export async function replayTrace({ useCache, config, progress }) {
 
   let originRequests = 0
   let breaker = ''
-  const service = new Child('service', './service.mjs', { useCache, originPort: port, config }, {
-    onFailure: fail,
-    onTold: (_, value) => {
-      originRequests = value.originRequests
-      breaker = value.breaker ?? ''
+  const service = new Child(
+    'service',
+    './service.mjs',
+    { useCache, originPort: port, config },
+    {
+      onFailure: fail,
+      onTold: (_, value) => {
+        originRequests = value.originRequests
+        breaker = value.breaker ?? ''
+      }
     }
-  })
+  )
   const { port: servicePort } = await orFail(service.ready)
 
   let startedAt = 0
   const phases = config.phases.map(phase => ({ ...phase }))
-  const client = new Child('replay', './replay.mjs', { port: servicePort, useCache, config }, {
-    onFailure: fail,
-    onTold: (_, { answered, counts }) => {
-      if (startedAt === 0) return
-      const phase = phases[phaseAt(phases, Date.now() - startedAt)].label
-      progress.update({ answered, phase, detail: describe(counts, originRequests, breaker) })
+  const client = new Child(
+    'replay',
+    './replay.mjs',
+    { port: servicePort, useCache, config },
+    {
+      onFailure: fail,
+      onTold: (_, { answered, counts }) => {
+        if (startedAt === 0) return
+        const phase = phases[phaseAt(phases, Date.now() - startedAt)].label
+        progress.update({ answered, phase, detail: describe(counts, originRequests, breaker) })
+      }
     }
-  })
+  )
   await orFail(client.ready)
 
   await orFail(client.ask('warmUp'))
@@ -84,6 +94,7 @@ export async function replayTrace({ useCache, config, progress }) {
         originLife.killedBy = await origin.kill()
         begun(n)
         // Its successor, which listens only when its time has come: how long Node takes to start is not the point here.
+        abandoned.signal.throwIfAborted()
         origin = startOrigin()
         await origin.ready
       } else if (originLife.killedBy !== null && !originLife.restarted) {
@@ -98,8 +109,14 @@ export async function replayTrace({ useCache, config, progress }) {
     }
   }
 
-  const [samples] = await orFail(Promise.all([/** @type {Promise<import('./replay.mjs').Samples>} */ (finished), leadOriginThroughPhases()]))
-  progress.stop({ answered: config.traffic.requests, phase: 'done', detail: describe(tally(samples.sources), originRequests, '') })
+  const [samples] = await orFail(
+    Promise.all([/** @type {Promise<import('./replay.mjs').Samples>} */ (finished), leadOriginThroughPhases()])
+  )
+  progress.stop({
+    answered: config.traffic.requests,
+    phase: 'done',
+    detail: describe(tally(samples.sources), originRequests, '')
+  })
   const record = await orFail(/** @type {Promise<import('./service.mjs').ServiceRecord>} */ (service.ask('finish')))
   // The service has closed its cache: nothing may keep its process alive.
   await Promise.all([client.leave(), service.leave(), origin.kill()])

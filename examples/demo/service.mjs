@@ -21,7 +21,8 @@ const { useCache, originPort, config } = configuration()
  * @typedef {object} ServiceRecord
  * @property {Float64Array} requestedAt requests to the origin
  * @property {import('./origin-client.mjs').Outcome[]} outcomes how each of them ended
- * @property {Record<string, import('./figures.mjs').Percentiles>} handling from the parsed request to the written answer, by source
+ * @property {Record<string, import('./figures.mjs').Percentiles>} handling from the parsed request to the written
+ *   answer, by source
  * @property {{ at: number, state: 'closed' | 'open' | 'half-open' }[]} breaker its changes
  * @property {{ at: number, queued: number, running: number, entries: number, bytes: number }[]} gauges
  * @property {CacheCounts | undefined} cache undefined without one

@@ -6,8 +6,9 @@ import { PROMISE_MS } from './config.mjs'
 import { count, mebibytes, ms, percent } from './format.mjs'
 import { MEANING } from './sources.mjs'
 
-/** A client that sends this late, at p99, has too little of the machine for its latencies to be those of the service. */
+/** A client that sends this late, at p99, has too little of the machine: its latencies are not the service's. */
 const BEHIND_MS = 10
+const BEHIND = 'The client fell behind: this machine was too busy for these figures to say much. A lower --rate helps.'
 
 /**
  * Columns padded to their widest cell: the first to the left, the others to the right.
@@ -18,7 +19,10 @@ const BEHIND_MS = 10
 export function columns(head, rows) {
   const widths = head.map((title, n) => Math.max(title.length, ...rows.map(row => row[n].length)))
   const line = (/** @type {string[]} */ cells) =>
-    cells.map((cell, n) => (n === 0 ? cell.padEnd(widths[n]) : cell.padStart(widths[n]))).join('  ').trimEnd()
+    cells
+      .map((cell, n) => (n === 0 ? cell.padEnd(widths[n]) : cell.padStart(widths[n])))
+      .join('  ')
+      .trimEnd()
   return [line(head), widths.map(width => '─'.repeat(width)).join('  '), ...rows.map(line)]
 }
 
@@ -112,10 +116,10 @@ export function resultTable(withCache, without, config) {
   const { cache, gauges } = withCache
   const withoutMeaning = (/** @type {string[]} */ row) => row.filter((_, n) => n !== 1)
   const fullest = Math.max(0, ...gauges.map(gauge => gauge.bytes))
-  const promised = promise(withCache).map(
-    ({ name, p99, inService, kept }) =>
-      `${name.toLowerCase()} p99 ${ms(p99)} (${ms(inService)} in the service): ${kept ? 'under' : 'NOT under'} the promised ${PROMISE_MS} ms`
-  )
+  const promised = promise(withCache).map(({ name, p99, inService, kept }) => {
+    const verdict = `${kept ? 'under' : 'NOT under'} the promised ${PROMISE_MS} ms`
+    return `${name.toLowerCase()} p99 ${ms(p99)} (${ms(inService)} in the service): ${verdict}`
+  })
   return [
     '',
     ...columns(['', 'with kvcache', 'without'], comparison(withCache, without)),
@@ -134,8 +138,9 @@ export function resultTable(withCache, without, config) {
             `${count(cache.backgroundUpdates)} refreshed in the background`
         ]
       : []),
-    `latency counts from when a request was due; it was sent ${ms(withCache.late.p50)} later at p50, ${ms(withCache.late.p99)} at p99`,
-    ...(Math.max(withCache.late.p99, without.late.p99) > BEHIND_MS ? [`The client fell behind: this machine was too busy for these figures to say much. Lower --rate helps.`] : []),
+    'latency counts from when a request was due; ' +
+      `it was sent ${ms(withCache.late.p50)} later at p50, ${ms(withCache.late.p99)} at p99`,
+    ...(Math.max(withCache.late.p99, without.late.p99) > BEHIND_MS ? [BEHIND] : []),
     ''
   ].join('\n')
 }

@@ -106,7 +106,15 @@
   })
 
   function line(label, name, value, more) {
-    return { label, stroke: colour(name), width: 2, value: (_, v) => value(v), points: { show: false }, spanGaps: false, ...more }
+    return {
+      label,
+      stroke: colour(name),
+      width: 2,
+      value: (_, v) => value(v),
+      points: { show: false },
+      spanGaps: false,
+      ...more
+    }
   }
 
   /**
@@ -129,7 +137,10 @@
         axis({ size: 32, values: (_, ticks) => ticks.map(tick => `${tick} s`) }),
         axis({ label: y.label, size: 70, values: y.values, splits: y.splits, filter: y.filter })
       ],
-      series: [{ label: 'at', value: (_, v) => (v === null || v === undefined ? '–' : `${v.toFixed(2)} s`) }, ...series],
+      series: [
+        { label: 'at', value: (_, v) => (v === null || v === undefined ? '–' : `${v.toFixed(2)} s`) },
+        ...series
+      ],
       bands,
       legend: { markers: { dash: (u, n) => (u.series[n].dash ? 'dashed' : 'solid') } },
       plugins: [phasePlugin(phases), ...plugins]
@@ -182,7 +193,9 @@
       withCache.phases,
       latencyAxis([...columns, [data.promiseMs]]),
       // A source that answers only now and then shows as dots.
-      SOURCES.map(([name, key]) => line(`${name} p99`, key, milliseconds, { points: { show: true, size: 4, fill: colour(key) } })),
+      SOURCES.map(([name, key]) =>
+        line(`${name} p99`, key, milliseconds, { points: { show: true, size: 4, fill: colour(key) } })
+      ),
       [withCache.time, ...columns],
       { height: 260, plugins: [linePlugin(data.promiseMs, `${data.promiseMs} ms`)] }
     )
@@ -191,7 +204,9 @@
   /** Rates on top of each other. The last column of the stack is drawn first. */
   function stacked(id, run, sources, max) {
     const rates = sources.map(([name]) => run.rateBySource[name])
-    const sums = rates.map((_, n) => run.time.map((_, at) => rates.slice(0, n + 1).reduce((sum, column) => sum + column[at], 0)))
+    const sums = rates.map((_, n) =>
+      run.time.map((_, at) => rates.slice(0, n + 1).reduce((sum, column) => sum + column[at], 0))
+    )
     const order = sources.map((_, n) => sources.length - 1 - n)
     const series = order.map(n => {
       const [name, key, label] = sources[n]
@@ -203,10 +218,19 @@
   }
 
   function answers() {
-    const total = run => run.time.map((_, at) => Object.values(run.rateBySource).reduce((sum, column) => sum + column[at], 0))
+    const total = run =>
+      run.time.map((_, at) => Object.values(run.rateBySource).reduce((sum, column) => sum + column[at], 0))
     const max = Math.max(...total(withCache), ...total(without)) * 1.02
     stacked('answers-with', withCache, [...SOURCES, ['ERROR', 'error', 'no page']], max)
-    stacked('answers-without', without, [['BYPASS', 'bypass', 'page from the origin'], ['ERROR', 'error', 'no page']], max)
+    stacked(
+      'answers-without',
+      without,
+      [
+        ['BYPASS', 'bypass', 'page from the origin'],
+        ['ERROR', 'error', 'no page']
+      ],
+      max
+    )
   }
 
   function originLoad() {
@@ -233,6 +257,8 @@
       'breaker',
       withCache.phases,
       {
+        // No words, but the room they take elsewhere: the plots' times stand one above the other.
+        label: ' ',
         scale: { range: [-0.25, 2.25] },
         splits: () => [0, 1, 2],
         filter: (_, splits) => splits,
