@@ -164,10 +164,29 @@ export interface KvCacheOptions extends LoadOptions {
    * - your own: see {@link Serializer}.
    */
   serializer?: 'json' | 'v8' | Serializer | undefined
+  /**
+   * Compression of stored values, or `false` for none. Default `{ threshold: 1024, algorithm: 'gzip' }`. It never runs on
+   * the event loop: a value is stored plain, and compressed by a thread of the engine soon after.
+   */
+  compression?: false | CompressionOptions | undefined
   /** Background refresh. Default `{ concurrency: 10, maxQueued: 10_000, retries: 0, backoff: 100, cooldown: 1000 }`. */
   refresh?: RefreshOptions | undefined
   /** Circuit breaker for each origin, or `false` for none. Default `{ threshold: 5, timeout: 30_000 }`. */
   breaker?: false | BreakerOptions | undefined
+}
+
+/** How stored values are compressed. A value that would not become smaller by at least a tenth is kept plain. */
+export interface CompressionOptions {
+  /** Values of more bytes than this are compressed. Default 1024; 0 for all. */
+  threshold?: ByteSize | undefined
+  /**
+   * Default `'gzip'` (RFC 1952), which everything reads. `'zstd'` (RFC 8878) is smaller in less time, `'lz4'` the fastest
+   * and the least small. Large values are decompressed by a thread of the engine while the get waits: above 16 KiB for
+   * gzip, 48 KiB for zstd, 128 KiB for lz4, measured before compression. `peek()`, being synchronous, never defers.
+   */
+  algorithm?: 'gzip' | 'zstd' | 'lz4' | undefined
+  /** gzip 1 to 9, default 2; zstd 1 to 19, default 1; lz4 has none. */
+  level?: number | undefined
 }
 
 /** Options of {@link KvCache.define}: for every key its pattern matches. */
@@ -343,7 +362,7 @@ export interface Stats {
   entries: number
   /** Bytes accounted for in memory: keys, values and bookkeeping. Never above the budget. */
   bytes: number
-  /** Bytes of the values in memory, before any compression. */
+  /** Bytes that the values in memory have before compression. */
   bytesBeforeCompression: number
   /** Background refreshes waiting for their turn. */
   queued: number

@@ -38,8 +38,6 @@ test('what is not built yet is refused as an option and absent as a method', t =
     { name: 'shared' },
     { near: false },
     { near: {} },
-    { compression: false },
-    { compression: {} },
     { tiers: [] }
   ]) {
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])

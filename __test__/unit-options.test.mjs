@@ -331,7 +331,7 @@ describe('cacheOptions', () => {
   }
 
   it('refuses by name what comes in a later version', () => {
-    for (const name of ['name', 'near', 'compression', 'tiers', 'tags', 'dependsOn']) {
+    for (const name of ['name', 'near', 'tiers', 'tags', 'dependsOn']) {
       assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name,
         message: /not available in this version/ })
     }

@@ -6,7 +6,7 @@
  * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { circuitOpen, closed, invalidKey, invalidOption, isOwn, recursion, timeout, valueTooLarge } from './errors.js'
+import { circuitOpen, closed, invalidKey, invalidOption, isOwn, recursion, serializeFailed, timeout, valueTooLarge } from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
@@ -52,7 +52,7 @@ export class Core {
    * @param {CacheOptions} options
    */
   constructor(options) {
-    const { memory, serializer, refresh, breaker, load } = options
+    const { memory, serializer, compression, refresh, breaker, load } = options
     this.serializer = serializer
     this.layer = load
     this.failure = breaker === null ? undefined : breaker.failure
@@ -65,12 +65,17 @@ export class Core {
     this.origins = new Map()
     /** Those who wait for the queue to become idle. @type {Set<() => void>} */
     this.flushers = new Set()
+    /** Those who wait for a worker to decompress a value, by its number. @type {Map<number, (data: any) => void>} */
+    this.inflating = new Map()
     this.closed = false
     /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string } | undefined} */
     this.last = undefined
     this.number = mail.open(this, {
       memory,
       ...refresh,
+      algorithm: compression === null ? '' : compression.algorithm,
+      level: compression === null ? 0 : compression.level,
+      threshold: compression === null ? 0 : compression.threshold,
       breakerThreshold: breaker === null ? 0 : breaker.threshold,
       breakerTimeout: breaker === null ? 0 : breaker.timeout
     })
@@ -111,11 +116,11 @@ export class Core {
       const status = header[H.STATUS]
       if (status === Status.Fresh) {
         checkMail()
-        return Promise.resolve(this.#found(key, data, whole))
+        return Promise.resolve(this.found(key, data, whole))
       }
       if (status === Status.Stale) {
         const due = header[H.REFRESH_DUE] !== 0
-        const answer = this.#found(key, data, whole)
+        const answer = this.found(key, data, whole)
         if (due) this.refresh(key, fetcher, route, options)
         checkMail()
         return Promise.resolve(answer)
@@ -136,31 +141,60 @@ export class Core {
     const data = native.lookup(this.number, key, whole ? GIVE_UP | WANT_METADATA : GIVE_UP)
     const status = header[H.STATUS]
     checkMail()
-    if (status > Status.None) return this.#found(key, data, whole)
+    if (status > Status.None) return this.found(key, data, whole)
     if (status === Status.None) return undefined
     throw this.refusal(key)
   }
 
   /**
-   * The value, or the entry, that the call just made has found.
+   * The value, or the entry, that the call just made has found; a promise of it where a worker decompresses it.
    * @param {string} key
    * @param {any} data
    * @param {boolean} whole
+   * @returns {any}
    */
-  #found(key, data, whole) {
+  found(key, data, whole) {
     const kind = header[H.KIND]
+    const deferred = header[H.DEFERRED]
     if (!whole) {
-      const value = decode(kind, data, this.serializer, key)
-      freeze(value, kind)
-      return value
+      return deferred === 0 ? this.#decoded(kind, data, key) : this.#inflated(deferred, kind, key)
     }
     const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
     const age = header[H.AGE]
     const maxAge = header[H.MAX_AGE]
     const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const facts = /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata })
+    return deferred === 0
+      ? entry(this.#decoded(kind, data, key), facts)
+      : this.#inflated(deferred, kind, key).then(value => entry(value, facts))
+  }
+
+  /**
+   * @param {number} kind
+   * @param {any} data
+   * @param {string} key
+   */
+  #decoded(kind, data, key) {
     const value = decode(kind, data, this.serializer, key)
     freeze(value, kind)
-    return entry(value, { state, age, maxAge, metadata })
+    return value
+  }
+
+  /**
+   * @param {number} number
+   * @param {number} kind
+   * @param {string} key
+   * @returns {Promise<any>}
+   */
+  #inflated(number, kind, key) {
+    hold()
+    const inflated = new Promise((resolve, reject) => {
+      this.inflating.set(number, data => {
+        if (data !== undefined) resolve(data)
+        else reject(this.closed ? closed() : serializeFailed(key, 'compression', 'deserialize', undefined, 'is corrupt'))
+      })
+    })
+    return inflated.finally(release).then(data => this.#decoded(kind, data, key))
   }
 
   /**
@@ -172,7 +206,7 @@ export class Core {
     const data = native.peek(this.number, key, 0)
     const status = header[H.STATUS]
     if (status < Status.None) throw this.refusal(key)
-    return status === Status.Fresh || status === Status.Stale ? this.#found(key, data, false) : undefined
+    return status === Status.Fresh || status === Status.Stale ? this.found(key, data, false) : undefined
   }
 
   /**
@@ -184,6 +218,11 @@ export class Core {
     const status = header[H.STATUS]
     if (status < Status.None) throw this.refusal(key)
     return status === Status.Fresh || status === Status.Stale
+  }
+
+  /** Resolves when nobody waits for a worker any more. */
+  async #allInflated() {
+    while (this.inflating.size > 0) await new Promise(resolve => setImmediate(resolve))
   }
 
   // --- Loading ---------------------------------------------------------------------------------------------------------
@@ -227,7 +266,7 @@ export class Core {
       case Status.Fresh:
       case Status.Stale: {
         const due = header[H.REFRESH_DUE] !== 0
-        const answer = this.#found(key, data, whole)
+        const answer = this.found(key, data, whole)
         if (due) this.refresh(key, fetcher, source, options)
         checkMail()
         return Promise.resolve(answer)
@@ -356,17 +395,16 @@ export class Core {
   /**
    * A flight has ended; if it was a refresh, its listeners are told once it will not be tried again.
    * @param {Flight} flight
-   * @param {unknown} error undefined when it went well
+   * @param {{ error: unknown } | undefined} failure undefined when it went well
    */
-  refreshed(flight, error) {
+  refreshed(flight, failure) {
     const { call } = flight
     if (!call.background) return
-    if (call.batchEnd === mail.BatchEnd.Finished) this.refreshes.delete(call.batch)
-    if (error === undefined) this.#tellRefresh(flight, undefined)
-    else call.failures.push({ flight, error })
-    if (call.batchEnd === mail.BatchEnd.Finished) {
-      for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
-    }
+    const over = call.batchEnd === mail.BatchEnd.Finished
+    if (over) this.refreshes.delete(call.batch)
+    if (failure === undefined) this.#tellRefresh(flight, undefined)
+    else call.failures.push({ flight, error: failure.error })
+    if (over) for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
   }
 
   /**
@@ -556,6 +594,11 @@ export class Core {
       case 'idle':
         for (const flushed of [...this.flushers]) flushed()
         return
+      case 'inflated': {
+        const deliver = this.inflating.get(id)
+        this.inflating.delete(id)
+        return deliver?.(native.takeInflated(this.number, id))
+      }
       case 'evict':
         return this.events.emit('evict', { key: name, bytes: id, reason: detail })
       case 'breaker':
@@ -616,12 +659,15 @@ export class Core {
       if (limit !== Infinity) timer = setTimeout(resolve, Math.min(limit, LONGEST_TIMER))
     })
     const flights = [...this.flights.values()].map(flight => flight.outcome)
-    await Promise.race([late, Promise.all([...flights, this.flush(Infinity, 'close()')])])
+    const answered = Promise.all([...flights, this.flush(Infinity, 'close()')])
+    await Promise.race([late, answered.then(() => this.#allInflated())])
     clearTimeout(timer)
     native.dropQueued(this.number)
     for (const flight of [...this.flights.values()]) flight.close()
     this.last = { stats: native.stats(this.number), metrics: native.metrics(this.number) ?? '' }
     mail.close(this, this.number)
+    for (const deliver of this.inflating.values()) deliver(undefined)
+    this.inflating.clear()
     for (const flushed of [...this.flushers]) flushed()
     release()
   }

@@ -297,7 +297,7 @@ export class Flight {
     this.#report(() => native.fail(this.core.number, this.token, verdict))
     const answer = this.callers > 0 ? standIn(this.core, this.key) : undefined
     this.#end(answer === undefined ? { error } : { answer })
-    this.core.refreshed(this, error)
+    this.core.refreshed(this, { error })
   }
 
   /** The engine says that the hard timeout has passed. */
@@ -366,6 +366,7 @@ export class Call {
     this.hardTimeout = hardTimeout
     /** @type {Flight[]} */
     this.flights = []
+    /** @type {number} */
     this.batchEnd = BatchEnd.None
     /** The batch of refreshes that it runs; 0 for none. */
     this.batch = 0

@@ -10,7 +10,6 @@ import { ALIVE, Call, Flight, standIn } from './flight.js'
 import { FORCE, H, PERMIT, Status, checkMail, header, native } from './native.js'
 import { Nest, parent } from './nesting.js'
 import { layer, resolve } from './options.js'
-import { decode, freeze } from './values.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./core.js').BatchFetcher} BatchFetcher */
@@ -153,11 +152,11 @@ function gatherBatch(core, keys, fetcher, own) {
  * @param {any} data
  */
 function take(core, gathering, key, data) {
-  const kind = header[H.KIND]
+  const deferred = header[H.DEFERRED] !== 0
   try {
-    const value = decode(kind, data, core.serializer, key)
-    freeze(value, kind)
-    gathering.add(key, value)
+    const value = core.found(key, data, false)
+    if (deferred) gathering.await(key, value)
+    else gathering.add(key, value)
   } catch (error) {
     gathering.errors.set(key, error)
   }

@@ -26,6 +26,7 @@ export const H = Object.freeze({
   BYTES: 11,
   LIMIT: 12,
   LIMIT_IS_BUDGET: 13,
+  DEFERRED: 14,
   IN_MAX_AGE: 16,
   IN_STALE_AGE: 17,
   IN_STALE_IF_ERROR: 18,
@@ -67,7 +68,7 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
 /**
  * @typedef {object} Event what an engine says on its own account
  * @property {number} cache
- * @property {string} kind 'start' | 'dropped' | 'timeout' | 'idle' | 'evict' | 'breaker'
+ * @property {string} kind 'start' | 'dropped' | 'timeout' | 'idle' | 'inflated' | 'evict' | 'breaker'
  * @property {number} id
  * @property {string} [name]
  * @property {string} [detail]

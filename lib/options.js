@@ -253,9 +253,9 @@ const GROUP = Object.assign(Object.create(null), {
 })
 
 /** Options of the whole cache, beside the layer it is. */
-const CACHE_OPTIONS = ['memory', 'serializer', 'refresh', 'breaker']
+const CACHE_OPTIONS = ['memory', 'serializer', 'compression', 'refresh', 'breaker']
 /** Options that the interface has a place for but this version has not. */
-const LATER = new Set(['name', 'near', 'compression', 'tiers', 'tags', 'dependsOn'])
+const LATER = new Set(['name', 'near', 'tiers', 'tags', 'dependsOn'])
 
 /**
  * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
@@ -445,6 +445,13 @@ export function agesOf(resolved, random = Math.random) {
  */
 
 /**
+ * @typedef {object} Compression
+ * @property {'gzip' | 'zstd' | 'lz4'} algorithm
+ * @property {number} level 0 for the algorithm's own default
+ * @property {number} threshold bytes
+ */
+
+/**
  * @typedef {object} Refresh
  * @property {number} concurrency
  * @property {number} maxQueued
@@ -464,6 +471,7 @@ export function agesOf(resolved, random = Math.random) {
  * @typedef {object} CacheOptions
  * @property {number} memory bytes
  * @property {Readonly<Serializer>} serializer
+ * @property {Readonly<Compression> | null} compression null for none
  * @property {Readonly<Refresh>} refresh
  * @property {Readonly<Breaker> | null} breaker null for none
  * @property {Readonly<Layer>} load
@@ -479,13 +487,14 @@ const MEMORY = 256 * 1024 ** 2
  */
 export function cacheOptions(options) {
   const given = options === undefined ? {} : asOptions(options, PLACES.cache.label)
-  const { memory, serializer, refresh, breaker } = given
+  const { memory, serializer, compression, refresh, breaker } = given
   /** @type {Record<string, unknown>} */
   const rest = {}
   for (const name in given) if (!CACHE_OPTIONS.includes(name) && !isStrayUnknown(given, name)) rest[name] = given[name]
   return Object.freeze({
     memory: memory === undefined ? MEMORY : parseSize('memory', memory, MIN_MEMORY),
     serializer: Object.freeze(parseSerializer(serializer)),
+    compression: compression === false ? null : Object.freeze(parseCompression(compression)),
     refresh: Object.freeze(parseRefresh(refresh)),
     breaker: breaker === false ? null : Object.freeze(parseBreaker(breaker)),
     load: layer(rest, 'cache')
@@ -521,6 +530,30 @@ function parseSerializer(value) {
     }
   }
   throw invalidOption('serializer', value, "'json', 'v8', or { name, serialize(value), deserialize(bytes) }")
+}
+
+/** Highest level of each algorithm; lz4 has none. @type {Record<string, number>} */
+const LEVELS = { gzip: 9, zstd: 19, lz4: 0 }
+
+/**
+ * @param {unknown} value
+ * @returns {Compression}
+ */
+function parseCompression(value) {
+  const given = value === undefined ? {} : inner('compression', value, ['threshold', 'algorithm', 'level'])
+  const { threshold = 1024, algorithm = 'gzip', level } = given
+  if (typeof algorithm !== 'string' || !Object.hasOwn(LEVELS, algorithm)) {
+    throw invalidOption('compression.algorithm', algorithm, "'gzip', 'zstd', 'lz4'")
+  }
+  const highest = LEVELS[algorithm]
+  if (level !== undefined && highest === 0) {
+    throw invalidOption('compression.level', level, `nothing: ${algorithm} has no levels`)
+  }
+  return {
+    algorithm: /** @type {Compression['algorithm']} */ (algorithm),
+    level: level === undefined ? 0 : parseCount('compression.level', level, 1, highest),
+    threshold: threshold === 0 ? 0 : parseSize('compression.threshold', threshold)
+  }
 }
 
 /**
@@ -567,7 +600,7 @@ function everyError() {
  */
 function inner(option, value, names) {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    const allowed = option === 'breaker' ? 'false, or an object' : 'an object'
+    const allowed = option === 'refresh' ? 'an object' : 'false, or an object'
     throw invalidOption(option, value, `${allowed} with any of ${names.join(', ')}`)
   }
   const given = /** @type {Record<string, any>} */ (value)

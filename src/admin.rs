@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kvcache_engine::engine::{Config, Event};
+use kvcache_engine::codec::Algorithm;
+use kvcache_engine::engine::{Compression, Config, Event};
 use kvcache_engine::load::breaker::BreakerConfig;
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::memory::EvictReason;
@@ -26,6 +27,11 @@ pub struct OpenOptions {
     /// 0 for no breaker.
     pub breaker_threshold: u32,
     pub breaker_timeout: f64,
+    /// 'gzip', 'zstd' or 'lz4'; '' for none.
+    pub algorithm: String,
+    /// 0 for the algorithm's own default.
+    pub level: i32,
+    pub threshold: f64,
 }
 
 /// Opens a cache. Its number in this thread.
@@ -33,6 +39,11 @@ pub struct OpenOptions {
 pub fn open(options: OpenOptions) -> Result<u32> {
     let breaker = (options.breaker_threshold > 0)
         .then_some(BreakerConfig { threshold: options.breaker_threshold, timeout: options.breaker_timeout as u64 });
+    let compression = Algorithm::from_name(&options.algorithm).map(|algorithm| Compression {
+        algorithm,
+        level: if options.level == 0 { algorithm.default_level() } else { options.level },
+        threshold: options.threshold as usize,
+    });
     let config = Config {
         memory: options.memory as u64,
         queue: Limits {
@@ -43,6 +54,7 @@ pub fn open(options: OpenOptions) -> Result<u32> {
         backoff: options.backoff as u64,
         cooldown: options.cooldown as u64,
         breaker,
+        compression,
     };
     with_local(|local| {
         // A number is never used again, so that whatever still holds a closed cache's number meets no other cache.
@@ -211,7 +223,7 @@ pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
 #[napi(object)]
 pub struct EventOut {
     pub cache: u32,
-    /// 'start', 'dropped', 'timeout', 'idle', 'evict' or 'breaker'.
+    /// 'start', 'dropped', 'timeout', 'idle', 'inflated', 'evict' or 'breaker'.
     pub kind: String,
     /// The batch or the flight; of an eviction the bytes.
     pub id: f64,
@@ -228,6 +240,7 @@ impl EventOut {
             Event::Dropped(batch) => ("dropped", batch, None, None),
             Event::TimedOut(token) => ("timeout", token, None, None),
             Event::Idle => ("idle", 0, None, None),
+            Event::Inflated(number) => ("inflated", number, None, None),
             Event::Evicted { key, bytes, reason } => {
                 let reason = match reason {
                     EvictReason::Budget => "budget",

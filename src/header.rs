@@ -26,6 +26,8 @@ pub const BATCH_END: usize = 10;
 pub const BYTES: usize = 11;
 pub const LIMIT: usize = 12;
 pub const LIMIT_IS_BUDGET: usize = 13;
+/// Out: the number under which a worker decompresses the value found, 0 if it is here.
+pub const DEFERRED: usize = 14;
 
 /// In: ages, milliseconds, may be infinite.
 pub const IN_MAX_AGE: usize = 16;

@@ -10,7 +10,8 @@ use napi::{Env, Result, sys};
 use napi_derive::napi;
 
 use crate::header::{self, Status};
-use crate::raw::{Raw, append_text, undefined, value_of, with_key};
+use crate::raw::{Raw, append_text, undefined, with_key};
+use crate::reading::hand_over;
 use crate::thread::{Header, Local, Opened, with_cache, with_local};
 use crate::writing::{read_data, value_in};
 
@@ -42,10 +43,7 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
         };
         match begun {
             Begun::Hit(found) => {
-                header.found(&found);
-                let value = value_of(env, &found.entry);
-                local.found = Some(found.entry);
-                return value;
+                return hand_over(local, env, cache, found, true, true);
             }
             Begun::Lead { token, stale } => {
                 header.status(Status::Lead);

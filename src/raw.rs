@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use kvcache_engine::entry::{Entry, Kind};
+use kvcache_engine::entry::{self, Kind};
 use kvcache_engine::key::MAX_KEY_BYTES;
 use napi::bindgen_prelude::{FromNapiValue, ToNapiValue, TypeName, ValidateNapiValue};
 use napi::{Result, ValueType, sys};
@@ -130,11 +130,9 @@ pub fn append_data(env: sys::napi_env, kind: Kind, data: Raw, out: &mut Vec<u8>)
     if kind.is_text() { append_text(env, data, out) } else { append_bytes(env, data, out) }
 }
 
-/// The value of an entry: a string for text, a private `Buffer` for everything else.
-pub fn value_of(env: sys::napi_env, entry: &Entry) -> Raw {
-    let bytes = entry.value();
+/// A value: a string for text, a private `Buffer` for everything else.
+pub fn value_of(env: sys::napi_env, header: &entry::Header, bytes: &[u8]) -> Raw {
     let mut value = ptr::null_mut();
-    let header = entry.header();
     // SAFETY: `bytes` outlives the calls, which copy it; ASCII is Latin-1; the out parameter outlives the call. On failure
     // (out of memory) the null that stays leaves the exception that Node has raised to the caller.
     unsafe {

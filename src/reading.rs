@@ -1,11 +1,12 @@
 //! Calls that read.
 
 use kvcache_engine::clock::FOREVER;
+use kvcache_engine::codec::workshop::Inflated;
 use kvcache_engine::engine::{Engine, Found};
-use napi::{Env, Result};
+use napi::{Env, Result, sys};
 use napi_derive::napi;
 
-use crate::header::Status;
+use crate::header::{self, Status};
 use crate::raw::{Raw, text, undefined, value_of, with_key};
 use crate::thread::{Local, with_local};
 
@@ -14,36 +15,48 @@ const WANT_METADATA: u32 = 1;
 /// Flag: nothing will be loaded if nothing is found; counts a miss under the route in the upper half.
 const GIVE_UP: u32 = 2;
 
-/// Looks a key up for a get. Status `Fresh` or `Stale` with the value, or `None`.
+/// Looks a key up for a get. Status `Fresh` or `Stale` with the value, or `None`. A large compressed value is decompressed by
+/// a worker: its number is in the header instead.
 #[napi(catch_unwind)]
 pub fn lookup(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     let give_up = (flags & GIVE_UP != 0).then_some((flags >> 16) as u16);
-    find(&env, cache, key, flags, |engine, key| engine.lookup(key, give_up))
+    find(&env, cache, Some(key), flags, true, |engine, key| engine.lookup(key, give_up))
 }
 
-/// As `lookup`, without being counted: status `Fresh`, `Stale` or `OnError` with the value, or `None`.
+/// As `lookup`, without being counted, and the value is always here: status `Fresh`, `Stale` or `OnError`, or `None`.
 #[napi(catch_unwind)]
 pub fn peek(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
-    find(&env, cache, key, flags, |engine, key| engine.peek(key))
+    find(&env, cache, Some(key), flags, false, |engine, key| engine.peek(key))
 }
 
 /// The value of a key that may stand in for a load that failed, uncounted: status and value as from `peek`.
 #[napi(catch_unwind)]
 pub fn stand_in(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
-    find(&env, cache, key, flags, |engine, key| engine.stand_in(key))
+    find(&env, cache, Some(key), flags, false, |engine, key| engine.stand_in(key))
+}
+
+/// The value of the copy in hand of a flight that has not ended: status and value as from `peek`, metadata kept.
+#[napi(catch_unwind)]
+pub fn copy_in_hand(env: Env, cache: u32, token: f64) -> Result<Raw> {
+    find(&env, cache, None, WANT_METADATA, false, |engine, _| engine.copy_in_hand(token as u64))
 }
 
 fn find(
     env: &Env,
     cache: u32,
-    key: Raw,
+    key: Option<Raw>,
     flags: u32,
+    may_defer: bool,
     look: impl FnOnce(&Engine, &[u8]) -> Option<Found>,
 ) -> Result<Raw> {
     let env = env.raw();
     with_local(|local| {
         let Some(opened) = local.cache(cache) else { return undefined(env) };
-        let Some(found) = with_key(env, key, |key| look(opened.engine(), key)) else {
+        let found = match key {
+            Some(key) => with_key(env, key, |key| look(opened.engine(), key)),
+            None => Some(look(opened.engine(), &[])),
+        };
+        let Some(found) = found else {
             local.header.status(Status::InvalidKey);
             return undefined(env);
         };
@@ -51,29 +64,60 @@ fn find(
             local.header.status(Status::None);
             return undefined(env);
         };
-        local.header.found(&found);
-        let value = value_of(env, &found.entry);
-        if flags & WANT_METADATA != 0 {
-            local.found = Some(found.entry);
-        }
-        value
+        hand_over(local, env, cache, found, flags & WANT_METADATA != 0, may_defer)
     })
 }
 
-/// The value of the copy in hand of a flight that has not ended. Its status is that of `peek`.
+/// Describes what was found in the header, and gives its value: at once, or by a worker where that may be and pays.
+pub fn hand_over(
+    local: &mut Local,
+    env: sys::napi_env,
+    cache: u32,
+    found: Found,
+    want_metadata: bool,
+    may_defer: bool,
+) -> Raw {
+    local.header.found(&found);
+    let entry = found.entry;
+    let value = match entry.codec() {
+        None => value_of(env, &entry.header(), entry.value()),
+        Some(algorithm) if may_defer && entry.raw_len() > algorithm.inline_limit() => {
+            if let Some(opened) = local.cache(cache) {
+                let number = opened.engine().inflate(opened.thread, entry.clone());
+                local.header.set(header::DEFERRED, number as f64);
+            }
+            undefined(env)
+        }
+        Some(_) => match local.tools.inflate_into(&entry, &mut local.scratch) {
+            Ok(()) => value_of(env, &entry.header(), &local.scratch),
+            Err(_) => {
+                local.header.status(Status::InvalidData);
+                undefined(env)
+            }
+        },
+    };
+    if want_metadata {
+        local.found = Some(entry);
+    }
+    value
+}
+
+/// The value that a worker has decompressed under that number, once. Status `Done`, or `InvalidData`.
 #[napi(catch_unwind)]
-pub fn copy_in_hand(env: Env, cache: u32, token: f64) -> Result<Raw> {
+pub fn take_inflated(env: Env, cache: u32, number: f64) -> Result<Raw> {
     let env = env.raw();
     with_local(|local| {
         let Some(opened) = local.cache(cache) else { return undefined(env) };
-        let Some(found) = opened.engine().copy_in_hand(token as u64) else {
-            local.header.status(Status::None);
-            return undefined(env);
-        };
-        local.header.found(&found);
-        let value = value_of(env, &found.entry);
-        local.found = Some(found.entry);
-        value
+        match opened.engine().take_inflated(number as u64) {
+            Some(Inflated { entry, bytes: Ok(bytes) }) => {
+                local.header.status(Status::Done);
+                value_of(env, &entry.header(), &bytes)
+            }
+            _ => {
+                local.header.status(Status::InvalidData);
+                undefined(env)
+            }
+        }
     })
 }
 

@@ -5,6 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use kvcache_engine::clock::{FOREVER, Millis};
+use kvcache_engine::codec::workshop::Tools;
 use kvcache_engine::engine::{Engine, Found, ThreadId};
 use kvcache_engine::entry::{Ages, Entry, Freshness};
 use kvcache_engine::error::{Error as EngineError, Limit};
@@ -29,6 +30,8 @@ pub struct Local {
     pub scratch: Vec<u8>,
     /// Metadata on its way into the engine.
     pub scratch_metadata: Vec<u8>,
+    /// For values that are decompressed here.
+    pub tools: Tools,
     /// Whose metadata `takeMetadata()` gives.
     pub found: Option<Entry>,
     /// Entries prepared for a putMany.
@@ -83,6 +86,7 @@ impl Header {
     /// Describes a found value, its status included.
     pub fn found(&self, found: &Found) {
         let h = found.entry.header();
+        self.set(header::DEFERRED, 0.0);
         self.status(match found.freshness {
             Freshness::Fresh => Status::Fresh,
             Freshness::Stale => Status::Stale,
@@ -180,6 +184,7 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<()> {
         caches: Vec::new(),
         scratch: Vec::new(),
         scratch_metadata: Vec::new(),
+        tools: Tools::default(),
         found: None,
         staged: Vec::new(),
     };

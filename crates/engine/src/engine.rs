@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Clock, FOREVER, Millis};
+use crate::codec::compress::Algorithm;
+use crate::codec::workshop::{Inflated, Job, Tools, Workshop};
 use crate::entry::{Ages, Entry, EntrySpec, Freshness, Kind, MAX_VALUE_BYTES};
 use crate::error::{Error, Limit};
 use crate::invalidation::log::Log;
@@ -39,8 +41,11 @@ pub trait Inbox: Send + Sync {
     fn post(&self, event: Event);
 }
 
-/// Asked to call [`Engine::tick`] no later than a moment.
+/// Who has threads for the engine: asked to call [`Engine::tick`] no later than a moment, and [`Engine::work`] soon.
 pub trait Alarm: Send + Sync {
+    /// Work waits that no JavaScript thread is to do.
+    fn work_waits(&self);
+
     /// Sets the alarm to `at`, unless it is set to an earlier moment.
     fn no_later_than(&self, at: Millis);
 }
@@ -56,6 +61,8 @@ pub enum Event {
     TimedOut(Token),
     /// The queue has become idle while someone waited for it.
     Idle,
+    /// A value that was to be decompressed is ready: call [`Engine::take_inflated`].
+    Inflated(u64),
     /// An entry was evicted. Only while asked for.
     Evicted { key: Arc<str>, bytes: u64, reason: EvictReason },
     /// A breaker has changed.
@@ -75,6 +82,18 @@ pub struct Config {
     pub cooldown: Millis,
     /// None for no breaker.
     pub breaker: Option<BreakerConfig>,
+    /// None to keep every value plain.
+    pub compression: Option<Compression>,
+}
+
+/// Which values are compressed, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Compression {
+    pub algorithm: Algorithm,
+    /// One that [`Algorithm::check_level`] gave.
+    pub level: i32,
+    /// Values of more bytes than this.
+    pub threshold: usize,
 }
 
 /// A value to be stored.
@@ -172,6 +191,16 @@ pub struct Settled {
     pub batch: BatchEnd,
 }
 
+impl Loaded<'_> {
+    /// Bytes of a value that comes plain.
+    fn len(&self) -> usize {
+        match self {
+            Self::Value(value) => value.bytes.len(),
+            Self::NotModified { .. } | Self::Unstored => 0,
+        }
+    }
+}
+
 impl Settled {
     const GONE: Self = Self { stored: Stored::Gone, batch: BatchEnd::None };
 }
@@ -218,6 +247,7 @@ pub struct Engine {
     figures: Arc<Figures>,
     flush_wanted: AtomicBool,
     unix_offset: AtomicI64,
+    workshop: Workshop,
 }
 
 /// What is counted and who is told: shared with the listener of the memory tier.
@@ -261,6 +291,7 @@ impl Engine {
             figures,
             flush_wanted: AtomicBool::new(false),
             unix_offset: AtomicI64::new(0),
+            workshop: Workshop::default(),
             config,
             clock,
             alarm,
@@ -399,7 +430,8 @@ impl Engine {
 
     /// Stores a prepared entry, its ages counted from now. It wins over every load of the key that has begun.
     pub fn commit(&self, mut entry: Entry) {
-        let key = entry.key().to_vec();
+        let key: Arc<[u8]> = entry.key().into();
+        let len = entry.value().len();
         let mut notices = Vec::new();
         let dead_at;
         {
@@ -412,6 +444,7 @@ impl Engine {
         }
         self.cooldowns.lock().recovered(&key);
         self.expects_expiry(dead_at);
+        self.compress_later(&key, len);
         self.tell(notices);
     }
 
@@ -580,6 +613,9 @@ impl Engine {
             if lock.detach_if(&flight) { self.store(&flight, loaded, now) } else { (Stored::No, FOREVER) }
         };
         self.expects_expiry(dead_at);
+        if stored == Stored::Yes {
+            self.compress_later(&flight.key, loaded.len());
+        }
         self.cooldowns.lock().recovered(&flight.key);
         if flight.plan.batch.is_some() {
             self.figures.counters.route(RouteEvent::BackgroundUpdate, flight.plan.route);
@@ -606,7 +642,7 @@ impl Engine {
                     ages: *ages,
                     route: flight.plan.route,
                 };
-                build(&flight.key, &value, seq, now)
+                build(&flight.key, &value, seq, now).in_the_form_of(&copy)
             }
         };
         let dead_at = entry.dead_at();
@@ -811,10 +847,15 @@ impl Engine {
         started
     }
 
-    /// Whether no refresh waits or runs. If not, [`Event::Idle`] follows once that is so.
+    fn is_idle(&self) -> bool {
+        self.queue.lock().is_idle() && self.workshop.is_idle()
+    }
+
+    /// Whether no refresh waits or runs, and no value waits to be compressed. If not, [`Event::Idle`] follows once that is
+    /// so.
     pub fn flush(&self) -> bool {
         self.flush_wanted.store(true, Ordering::SeqCst);
-        let idle = self.queue.lock().is_idle();
+        let idle = self.is_idle();
         if idle {
             self.flush_wanted.store(false, Ordering::SeqCst);
         }
@@ -837,6 +878,64 @@ impl Engine {
             self.release(&flight);
         }
         self.tell(notices);
+    }
+
+    // ---------------------------------------------------------------- work off the JavaScript threads
+
+    /// Has a stored value compressed, if it is one to be, by a worker: until then it is served plain.
+    fn compress_later(&self, key: &Arc<[u8]>, len: usize) {
+        if self.config.compression.is_some_and(|c| len > c.threshold)
+            && self.workshop.submit(Job::Compress(Arc::clone(key)))
+        {
+            self.alarm.work_waits();
+        }
+    }
+
+    /// Has a compressed value decompressed by a worker: [`Event::Inflated`] with this number tells the thread when it is done.
+    pub fn inflate(&self, thread: ThreadId, entry: Entry) -> u64 {
+        let number = self.workshop.submit_inflation(thread, entry);
+        self.alarm.work_waits();
+        number
+    }
+
+    /// What was decompressed under that number, once.
+    pub fn take_inflated(&self, number: u64) -> Option<Inflated> {
+        self.workshop.take_inflated(number)
+    }
+
+    /// Whether [`Engine::work`] has something to do.
+    pub fn has_work(&self) -> bool {
+        self.workshop.has_work()
+    }
+
+    /// Does one piece of work. False if there is none. Called by worker threads, each with a compressor of its own.
+    pub fn work(&self, tools: &mut Tools) -> bool {
+        let Some(job) = self.workshop.next() else { return false };
+        match job {
+            Job::Compress(key) => self.compress(&key, tools),
+            Job::Inflate { thread, number, entry } => {
+                self.workshop.inflated(number, tools.inflate(entry));
+                self.figures.post(thread, Event::Inflated(number));
+            }
+        }
+        self.workshop.done();
+        self.tell(Vec::new());
+        true
+    }
+
+    fn compress(&self, key: &[u8], tools: &mut Tools) {
+        let Some(compression) = self.config.compression else { return };
+        let Some(entry) = self.memory.peek(key) else { return };
+        if entry.codec().is_some() || entry.value().len() <= compression.threshold {
+            return;
+        }
+        if let Some(compressed) = tools.compress(&entry, &compression) {
+            // Under the key's lock, as all that changes what is stored: nothing newer is overwritten.
+            let _lock = self.flights.lock(key);
+            if self.memory.peek(key).is_some_and(|now| now.is(&entry)) {
+                self.memory.insert(compressed);
+            }
+        }
     }
 
     // ---------------------------------------------------------------- time
@@ -908,9 +1007,7 @@ impl Engine {
                 Notice::Dropped(thread, batch) => self.figures.post(thread, Event::Dropped(batch)),
             }
         }
-        if self.flush_wanted.load(Ordering::SeqCst)
-            && self.queue.lock().is_idle()
-            && self.flush_wanted.swap(false, Ordering::SeqCst)
+        if self.flush_wanted.load(Ordering::SeqCst) && self.is_idle() && self.flush_wanted.swap(false, Ordering::SeqCst)
         {
             self.figures.post_all(&Event::Idle);
         }

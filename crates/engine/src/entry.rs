@@ -15,6 +15,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
 use crate::clock::{FOREVER, Millis};
+use crate::codec::compress::Algorithm;
 
 /// Largest value, in bytes as stored: the limit of Workers KV
 /// (<https://developers.cloudflare.com/kv/platform/limits/>), kept in every tier.
@@ -147,13 +148,20 @@ struct Head {
     key_len: u16,
     meta_len: u16,
     route: u16,
-    /// [`Kind`], and [`ASCII`].
+    /// [`Kind`], [`CODEC`] and [`ASCII`].
     form: u8,
     uses: AtomicU8,
 }
 
 /// Beside the kind: the text is ASCII.
 const ASCII: u8 = 0x80;
+/// Beside the kind: the [`Algorithm`] that the value is compressed by; 0 for none.
+const CODEC: u8 = 0x70;
+const CODEC_SHIFT: u32 = 4;
+/// The kind itself.
+const KIND: u8 = 0x0F;
+/// In front of a compressed value: its bytes before compression, little-endian.
+const RAW_LEN: usize = size_of::<u32>();
 
 /// What the memory tier notes in the entries that it holds, beside [`Entry::uses`]. Meaningless elsewhere.
 #[derive(Debug)]
@@ -194,7 +202,7 @@ impl Entry {
     /// # Panics
     /// If a part is longer than its length field can say: 65,535 bytes of key or metadata, 4 GiB of links or value.
     pub fn new(spec: &EntrySpec<'_>, now: Millis) -> Self {
-        let parts = [spec.key, spec.metadata, spec.links, spec.value];
+        let parts = [spec.key, spec.metadata, spec.links, &[], spec.value];
         let head = Head {
             count: AtomicU32::new(1),
             hook: Hook::new(),
@@ -216,7 +224,7 @@ impl Entry {
         Self::allocate(head, parts)
     }
 
-    fn allocate(head: Head, parts: [&[u8]; 4]) -> Self {
+    fn allocate(head: Head, parts: [&[u8]; 5]) -> Self {
         let layout = layout(head.len());
         // SAFETY: the layout has at least the size of the head.
         let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
@@ -236,7 +244,9 @@ impl Entry {
     pub(crate) fn duplicate(&self) -> Self {
         let h = self.head();
         let head = Head { count: AtomicU32::new(1), hook: Hook::new(), uses: AtomicU8::new(0), ..*h };
-        Self::allocate(head, [self.key(), self.metadata(), self.links(), self.value()])
+        // SAFETY: they are all the bytes there are.
+        let bytes = unsafe { self.bytes(0, h.len()) };
+        Self::allocate(head, [bytes, &[], &[], &[], &[]])
     }
 
     /// Moves an entry that nobody shares yet to another number and another moment; its ages count from there.
@@ -314,7 +324,7 @@ impl Entry {
             stale_until: h.stale_until.get(),
             error_until: h.error_until.get(),
             route: h.route,
-            kind: Kind::from_u8(h.form & !ASCII).unwrap_or(Kind::Bytes),
+            kind: Kind::from_u8(h.form & KIND).unwrap_or(Kind::Bytes),
             ascii: h.form & ASCII != 0,
         }
     }
@@ -346,12 +356,70 @@ impl Entry {
         unsafe { self.bytes(h.key_len as usize + h.meta_len as usize, h.links_len as usize) }
     }
 
-    /// The value's bytes.
+    /// The value's bytes, as [`Entry::codec`] left them.
     #[inline]
     pub fn value(&self) -> &[u8] {
         let h = self.head();
-        // SAFETY: the value comes last.
-        unsafe { self.bytes(h.len() - h.value_len as usize, h.value_len as usize) }
+        let prefix = if h.form & CODEC == 0 { 0 } else { RAW_LEN };
+        let len = h.value_len as usize;
+        // SAFETY: the value comes last, and a compressed one is longer than its prefix.
+        unsafe { self.bytes(h.len() - len + prefix, len - prefix) }
+    }
+
+    /// What the value is compressed by.
+    #[inline]
+    pub fn codec(&self) -> Option<Algorithm> {
+        Algorithm::from_u8((self.head().form & CODEC) >> CODEC_SHIFT)
+    }
+
+    /// Bytes of the value before compression.
+    #[inline]
+    pub fn raw_len(&self) -> usize {
+        let h = self.head();
+        if h.form & CODEC == 0 {
+            return h.value_len as usize;
+        }
+        // SAFETY: a compressed value has its prefix.
+        let prefix = unsafe { self.bytes(h.len() - h.value_len as usize, RAW_LEN) };
+        prefix.try_into().map_or(0, u32::from_le_bytes) as usize
+    }
+
+    /// The same entry with its value, plain until now, in a compressed form. Held by no tier.
+    pub fn compressed(&self, algorithm: Algorithm, value: &[u8]) -> Self {
+        let h = self.head();
+        let prefix = h.value_len.to_le_bytes();
+        let head = Head {
+            count: AtomicU32::new(1),
+            hook: Hook::new(),
+            uses: AtomicU8::new(0),
+            value_len: (RAW_LEN + value.len()) as u32,
+            form: h.form | (algorithm as u8) << CODEC_SHIFT,
+            ..*h
+        };
+        Self::allocate(head, [self.key(), self.metadata(), self.links(), &prefix, value])
+    }
+
+    /// The same entry, its value being the compressed one of `other` as it stands there.
+    pub fn in_the_form_of(self, other: &Self) -> Self {
+        let Some(algorithm) = other.codec() else { return self };
+        let h = self.head();
+        let prefix = (other.raw_len() as u32).to_le_bytes();
+        let form = other.head().form & (CODEC | ASCII) | h.form & KIND;
+        debug_assert_eq!(form >> CODEC_SHIFT & 7, algorithm as u8);
+        let head = Head {
+            count: AtomicU32::new(1),
+            hook: Hook::new(),
+            uses: AtomicU8::new(0),
+            value_len: h.value_len + RAW_LEN as u32,
+            form,
+            ..*h
+        };
+        Self::allocate(head, [self.key(), self.metadata(), self.links(), &prefix, self.value()])
+    }
+
+    /// Whether both are the same allocation.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
     }
 
     /// Bytes of the one allocation behind this entry: head, key, metadata, links and value.
@@ -504,6 +572,22 @@ mod tests {
             assert_eq!(e.freshness(now), expected, "at {now}");
         }
         assert_eq!(e.dead_at(), 130);
+    }
+
+    #[test]
+    fn a_compressed_form_keeps_everything_but_the_bytes_of_the_value() {
+        let e = Entry::new(&spec(), 100);
+        for algorithm in Algorithm::ALL {
+            for c in [e.compressed(algorithm, b"short"), e.compressed(algorithm, b"short").duplicate()] {
+                assert_eq!((c.codec(), c.value(), c.raw_len()), (Some(algorithm), &b"short"[..], 3));
+                assert_eq!(
+                    (c.key(), c.metadata(), c.links(), c.header()),
+                    (e.key(), e.metadata(), e.links(), e.header())
+                );
+            }
+        }
+        assert_eq!((e.codec(), e.raw_len()), (None, 3));
+        assert!(e.is(&e.clone()) && !e.is(&e.duplicate()));
     }
 
     #[test]

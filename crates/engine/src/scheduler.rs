@@ -1,8 +1,10 @@
-//! The thread that tells engines the time: one for the process, asleep until something is due.
+//! The threads of the process: one that tells engines the time, and a few that compress and decompress for them.
 //!
-//! It starts with the first engine and is joined when the last one is gone, so that a library can be unloaded. It never
-//! wakes for its own sake: an idle cache with nothing to expire costs nothing.
+//! All sleep until something is due, and never wake for their own sake: an idle cache with nothing to expire costs
+//! nothing. The first starts with the first engine, the workers with the first piece of work; all are joined when the last
+//! engine is gone, so that a library can be unloaded.
 
+use std::num::NonZero;
 use std::sync::{Arc, LazyLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,28 +12,40 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::{Clock, FOREVER, Millis, SystemClock};
+use crate::codec::workshop::Tools;
 use crate::engine::{Alarm, Config, Engine};
 
 static CLOCK: LazyLock<Arc<SystemClock>> = LazyLock::new(Arc::default);
 static SCHEDULER: LazyLock<Arc<Scheduler>> = LazyLock::new(Arc::default);
 
+/// Most workers.
+const MOST_WORKERS: usize = 4;
+
 #[derive(Default)]
 struct Scheduler {
     state: Mutex<State>,
-    wake: Condvar,
+    /// Rung for the thread that tells the time.
+    time: Condvar,
+    /// Rung for the workers.
+    work: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     engines: Vec<Weak<Engine>>,
-    thread: Option<JoinHandle<()>>,
-    /// When the thread is to look again.
+    /// Counts up each time that the last engine has gone: threads of an earlier run end.
+    run: u64,
+    threads: Vec<JoinHandle<()>>,
+    workers: usize,
+    /// Workers that sleep.
+    idle: usize,
+    /// When the time is to be told next.
     next: Millis,
 }
 
 /// An engine that is told the time as long as this lives.
 pub struct Scheduled {
-    engine: Option<Arc<Engine>>,
+    engine: Arc<Engine>,
 }
 
 impl Scheduled {
@@ -41,54 +55,56 @@ impl Scheduled {
         let engine = Arc::new(Engine::new(config, Arc::clone(&*CLOCK) as Arc<dyn Clock>, alarm));
         let mut state = SCHEDULER.state.lock();
         state.engines.push(Arc::downgrade(&engine));
-        if state.thread.is_none() {
+        if state.threads.is_empty() {
             state.next = FOREVER;
-            // Without a thread (the process may start no more) the cache works, but nothing is done on time; a later open
-            // tries again.
-            state.thread = thread::Builder::new().name("kvcache".into()).spawn(|| SCHEDULER.run()).ok();
+            let run = state.run;
+            start(&mut state, "kvcache-time", move || SCHEDULER.tell_time(run));
         }
-        Self { engine: Some(engine) }
+        Self { engine }
     }
 
     /// The engine.
     pub fn engine(&self) -> &Arc<Engine> {
-        // Only drop() takes it.
-        match &self.engine {
-            Some(engine) => engine,
-            None => unreachable!("the engine lives as long as its handle"),
-        }
+        &self.engine
     }
 }
 
 impl Drop for Scheduled {
     fn drop(&mut self) {
-        let engine = self.engine.take();
-        let thread = {
+        let threads = {
             let mut state = SCHEDULER.state.lock();
-            state.engines.retain(|weak| !engine.as_ref().is_some_and(|e| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(e))));
-            if state.engines.is_empty() {
-                SCHEDULER.wake.notify_all();
-                state.thread.take()
-            } else {
-                None
+            state.engines.retain(|weak| !std::ptr::eq(weak.as_ptr(), Arc::as_ptr(&self.engine)));
+            if !state.engines.is_empty() {
+                return;
             }
+            state.run += 1;
+            state.workers = 0;
+            state.idle = 0;
+            SCHEDULER.time.notify_all();
+            SCHEDULER.work.notify_all();
+            std::mem::take(&mut state.threads)
         };
-        drop(engine);
-        if let Some(thread) = thread {
-            // It ends as soon as it sees that no engine is left; a panic in it has nothing more to say here.
+        for thread in threads {
+            // It ends after the piece of work that it has in hand; a panic in it has nothing more to say here.
             let _ = thread.join();
         }
     }
 }
 
+/// Starts a thread. Where the process may start no more, the cache works on, but nothing is done on time.
+fn start(state: &mut State, name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    let thread = thread::Builder::new().name(name.into()).spawn(body);
+    let started = thread.is_ok();
+    state.threads.extend(thread);
+    started
+}
+
 impl Scheduler {
-    fn run(&self) {
-        let me = thread::current().id();
+    fn tell_time(&self, run: u64) {
         loop {
             let engines: Vec<_> = {
                 let mut state = self.state.lock();
-                // Another thread may have been started after the last engine had gone and a new one came.
-                if state.engines.is_empty() || state.thread.as_ref().is_some_and(|t| t.thread().id() != me) {
+                if state.run != run {
                     return;
                 }
                 state.next = FOREVER;
@@ -99,16 +115,40 @@ impl Scheduler {
             let mut state = self.state.lock();
             // An alarm may have been set while the engines were told.
             state.next = state.next.min(next);
-            loop {
+            while state.run == run {
                 let now = CLOCK.now_millis();
-                if state.engines.is_empty() || state.next <= now {
+                if state.next <= now {
                     break;
                 }
                 if state.next == FOREVER {
-                    self.wake.wait(&mut state);
+                    self.time.wait(&mut state);
                 } else {
                     let pause = Duration::from_millis(state.next - now);
-                    self.wake.wait_for(&mut state, pause);
+                    self.time.wait_for(&mut state, pause);
+                }
+            }
+        }
+    }
+
+    fn work(&self, run: u64) {
+        let mut tools = Tools::default();
+        let mut state = self.state.lock();
+        while state.run == run {
+            let engine = state.engines.iter().filter_map(Weak::upgrade).find(|engine| engine.has_work());
+            match engine {
+                Some(engine) => {
+                    drop(state);
+                    engine.work(&mut tools);
+                    // It may be the last reference, and dropping it takes a while.
+                    drop(engine);
+                    state = self.state.lock();
+                }
+                None => {
+                    state.idle += 1;
+                    self.work.wait(&mut state);
+                    if state.run == run {
+                        state.idle -= 1;
+                    }
                 }
             }
         }
@@ -120,7 +160,25 @@ impl Alarm for Scheduler {
         let mut state = self.state.lock();
         if at < state.next {
             state.next = at;
-            self.wake.notify_all();
+            self.time.notify_all();
         }
     }
+
+    fn work_waits(&self) {
+        let mut state = self.state.lock();
+        if state.idle > 0 {
+            self.work.notify_one();
+        } else if state.workers < most_workers() && !state.engines.is_empty() {
+            let run = state.run;
+            if start(&mut state, "kvcache-work", move || SCHEDULER.work(run)) {
+                state.workers += 1;
+            }
+        }
+    }
+}
+
+/// One processor is left to JavaScript, where there are several.
+fn most_workers() -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    processors.saturating_sub(1).clamp(1, MOST_WORKERS)
 }

@@ -5,3 +5,4 @@
 pub mod compress;
 
 pub use compress::{Algorithm, Compressor, Error};
+pub mod workshop;

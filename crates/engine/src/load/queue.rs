@@ -76,7 +76,7 @@ pub struct RefreshQueue {
     batches: HashMap<BatchId, Batch>,
     waiting: VecDeque<BatchId>,
     waiting_keys: usize,
-    running: usize,
+    running_batches: usize,
     running_keys: usize,
     last_id: BatchId,
 }
@@ -89,7 +89,7 @@ impl RefreshQueue {
             batches: HashMap::new(),
             waiting: VecDeque::new(),
             waiting_keys: 0,
-            running: 0,
+            running_batches: 0,
             running_keys: 0,
             last_id: 0,
         }
@@ -105,7 +105,7 @@ impl RefreshQueue {
     /// Whether one more key may come in: a free slot that it would run in at once, or room to wait.
     pub fn has_room(&self) -> bool {
         self.waiting_keys < self.limits.max_queued
-            || (self.waiting.is_empty() && self.running < self.limits.concurrency)
+            || (self.waiting.is_empty() && self.running_batches < self.limits.concurrency)
     }
 
     /// Adds a queued flight to a forming batch.
@@ -130,14 +130,14 @@ impl RefreshQueue {
 
     /// Gives free slots to those who wait.
     pub fn pump(&mut self, notices: &mut Vec<Notice>) {
-        while self.running < self.limits.concurrency {
+        while self.running_batches < self.limits.concurrency {
             let Some(id) = self.waiting.pop_front() else { return };
             // A batch that lost all its flights is gone already.
             let Some(batch) = self.batches.get_mut(&id) else { continue };
             batch.state = State::Starting;
             self.waiting_keys -= batch.flights.len();
             self.running_keys += batch.flights.len();
-            self.running += 1;
+            self.running_batches += 1;
             notices.push(Notice::Start(batch.thread, id));
         }
     }
@@ -174,7 +174,7 @@ impl RefreshQueue {
             self.batches.remove(&id);
             Progress::Finished(failed)
         };
-        self.running -= 1;
+        self.running_batches -= 1;
         self.pump(notices);
         progress
     }
@@ -218,7 +218,7 @@ impl RefreshQueue {
             self.batches.remove(&id);
             notices.push(Notice::Dropped(thread, id));
             if was_starting {
-                self.running -= 1;
+                self.running_batches -= 1;
                 self.pump(notices);
             }
         }
@@ -231,11 +231,11 @@ impl RefreshQueue {
             State::Forming | State::Waiting | State::Resting => self.waiting_keys -= batch.flights.len(),
             State::Starting => {
                 self.running_keys -= batch.flights.len();
-                self.running -= 1;
+                self.running_batches -= 1;
             }
             State::Running { outstanding } => {
                 self.running_keys -= outstanding;
-                self.running -= 1;
+                self.running_batches -= 1;
             }
         }
         notices.push(Notice::Dropped(batch.thread, id));
