@@ -2,6 +2,7 @@
 // not hold it, and no way of ending crashes it.
 
 import { setTimeout as wait } from 'node:timers/promises'
+import { suite } from 'node:test'
 import { assert, test } from './helpers/kv.mjs'
 import { run, start } from './helpers/child.mjs'
 
@@ -15,6 +16,11 @@ const never = () => new Promise(() => {})
 const stale = { maxAge: 0, staleAge: 3600 }
 const expired = { maxAge: 0, staleAge: 0, staleIfError: 3600 }
 `
+
+/** Declares tests that run a few at a time: their processes mostly wait. */
+function sideBySide(name, cases, declare) {
+  suite(name, { concurrency: 4 }, () => cases.forEach(declare))
+}
 
 const idle = {
   'that was only made': 'new KvCache()',
@@ -51,12 +57,12 @@ const idle = {
     await cache.get('k', never, { softTimeout: 10 })`
 }
 
-for (const [what, script] of Object.entries(idle)) {
+sideBySide('a process with an idle cache', Object.entries(idle), ([what, script]) => {
   test(`a process with an idle cache ${what} exits by itself`, async () => {
     const { out } = await run(`${UNREF}${script}\nconsole.log('done')`)
     assert.equal(out, 'done')
   })
-}
+})
 
 // Each is what the script prints once it is answered.
 const waiting = {
@@ -137,12 +143,12 @@ const waiting = {
   ]
 }
 
-for (const [what, [script, expected]] of Object.entries(waiting)) {
+sideBySide('a process in which someone waits', Object.entries(waiting), ([what, [script, expected]]) => {
   test(`a process with ${what} does not exit before it is answered`, async () => {
     const { out } = await run(`${UNREF}const cache = new KvCache()\n${script}`)
     assert.equal(out, expected)
   })
-}
+})
 
 test('a get that waits for ever holds the process for ever', async () => {
   const { child, state, done } = start(`${UNREF}
@@ -191,7 +197,7 @@ const released = {
     await cache.flush({ timeout: 20 }).catch(() => {})`
 }
 
-for (const [what, script] of Object.entries(released)) {
+sideBySide('a process for which nobody waits', Object.entries(released), ([what, script]) => {
   test(`${what} does not hold the process`, async () => {
     const { out } = await run(`${UNREF}
       const cache = new KvCache({ refresh: { retries: 5, backoff: '1h' } })
@@ -199,7 +205,7 @@ for (const [what, script] of Object.entries(released)) {
       console.log('done')`)
     assert.equal(out, 'done')
   })
-}
+})
 
 test('refreshes still run as long as something else keeps the process alive', async () => {
   const { out } = await run(`
