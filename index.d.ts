@@ -181,8 +181,8 @@ export interface CompressionOptions {
   threshold?: ByteSize | undefined
   /**
    * Default `'gzip'` (RFC 1952), which everything reads. `'zstd'` (RFC 8878) is smaller in less time, `'lz4'` the fastest
-   * and the least small. Large values are decompressed by a thread of the engine while the get waits: above 16 KiB for
-   * gzip, 48 KiB for zstd, 128 KiB for lz4, measured before compression. `peek()`, being synchronous, never defers.
+   * and the least small. Large values are decompressed by a thread of the engine while the get waits: above 32 KiB for
+   * gzip, 64 KiB for zstd, 128 KiB for lz4, measured before compression. `peek()`, being synchronous, never defers.
    */
   algorithm?: 'gzip' | 'zstd' | 'lz4' | undefined
   /** gzip 1 to 9, default 2; zstd 1 to 19, default 1; lz4 has none. */

@@ -108,8 +108,8 @@ impl Algorithm {
     /// `docs/benchmarks.md`.
     pub fn inline_limit(self) -> usize {
         match self {
-            Self::Gzip => 16 * 1024,
-            Self::Zstd => 48 * 1024,
+            Self::Gzip => 32 * 1024,
+            Self::Zstd => 64 * 1024,
             Self::Lz4 => 128 * 1024,
         }
     }
