@@ -102,8 +102,8 @@ ${table('From stats() at the end of the run', ['', 'with kvcache'], cacheRows(re
 ${list(method(result))}
 </section>
 <footer>
-<p>Access trace: Web07 of the <a href="https://github.com/cache2k/cache2k-benchmark">cache2k benchmarks</a>, headissue
-GmbH, Jens Wilke, <a href="https://creativecommons.org/licenses/by/4.0/">CC BY 4.0</a>, re-coded.</p>
+<p>Access trace: Web07 of the <a href="https://github.com/cache2k/cache2k-benchmark">cache2k benchmarks</a>,
+headissue GmbH, Jens Wilke, <a href="https://creativecommons.org/licenses/by/4.0/">CC BY 4.0</a>, re-coded.</p>
 <details><summary>Plots: uPlot, MIT licence</summary><pre>${escape(library.licence)}</pre></details>
 </footer>
 </main>
