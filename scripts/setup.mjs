@@ -157,7 +157,7 @@ async function provide(program, name = program) {
   if (await has(program)) return
   const sudo = process.getuid?.() === 0 ? [] : ['sudo', '-n']
   const may = (await has('apt-get')) && (sudo.length === 0 || (await run('sudo', ['-n', 'true'], { quiet: true })).ok)
-  if (!may) throw new SetupError(`${program} is needed: install it with your system's package manager (Debian: ${name})`)
+  if (!may) throw new SetupError(`${program} is needed: install it (on Debian, the package ${name})`)
   heading(`apt-get install ${name}`)
   const env = { DEBIAN_FRONTEND: 'noninteractive' }
   /** @param {...string} args */
