@@ -123,7 +123,7 @@ export class KvCache {
       for (const one of prepared) core.write(one, native.stage)
       native.commitStaged(core.number)
     } finally {
-      native.dropStaged()
+      native.dropStaged(core.number)
     }
     checkMail()
   }

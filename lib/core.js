@@ -162,7 +162,7 @@ export class Core {
     const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
     const age = header[H.AGE]
     const maxAge = header[H.MAX_AGE]
-    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(this.number)
     const facts = /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata })
     return deferred === 0
       ? entry(this.#decoded(kind, data, key), facts)

@@ -109,7 +109,7 @@ export function standIn(core, key) {
   const kind = header[H.KIND]
   const age = header[H.AGE]
   const maxAge = header[H.MAX_AGE]
-  const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+  const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
   try {
     return new Answer(core, key, kind, data, { state: 'stale-if-error', age, maxAge, metadata })
   } catch (error) {
@@ -244,7 +244,7 @@ export class Flight {
       throw invalidValue(key, 'was called not modified, but the copy in hand has ended its life meanwhile')
     }
     const kind = header[H.KIND]
-    const had = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const had = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
     const resolved = this.#resolved()
     const ages = agesOf(resolved)
     const given = resolved.metadata
@@ -509,7 +509,7 @@ export class FetchContext {
     if (header[H.STATUS] <= Status.None) return
     const kind = header[H.KIND]
     const age = header[H.AGE]
-    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata()
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(flight.core.number)
     this.#copy = { kind, data, age, metadata }
   }
 

@@ -85,7 +85,7 @@ const forgotten = new FinalizationRegistry((/** @type {number} */ number) => {
   binding.close(number)
 })
 
-binding.init(header, deliver)
+const place = binding.init(header, deliver)
 
 /** The addon's functions. */
 export const native = binding
@@ -97,7 +97,7 @@ export const native = binding
  * @returns {number} its number in this thread
  */
 export function open(receiver, options) {
-  const number = binding.open(/** @type {any} */ (options))
+  const number = binding.open(place, /** @type {any} */ (options))
   caches.set(number, new WeakRef(receiver))
   forgotten.register(receiver, number, receiver)
   return number
@@ -128,5 +128,5 @@ function nothing() {}
 
 function deliver() {
   scheduled = false
-  for (const event of binding.drain()) caches.get(event.cache)?.deref()?.receive(/** @type {Event} */ (event))
+  for (const event of binding.drain(place)) caches.get(event.cache)?.deref()?.receive(/** @type {Event} */ (event))
 }

@@ -34,9 +34,9 @@ pub struct OpenOptions {
     pub threshold: f64,
 }
 
-/// Opens a cache. Its number in this thread.
+/// Opens a cache for a place. Its number in this thread.
 #[napi(catch_unwind)]
-pub fn open(options: OpenOptions) -> Result<u32> {
+pub fn open(place: u32, options: OpenOptions) -> Result<u32> {
     let breaker = (options.breaker_threshold > 0)
         .then_some(BreakerConfig { threshold: options.breaker_threshold, timeout: options.breaker_timeout as u64 });
     let compression = Algorithm::from_name(&options.algorithm).map(|algorithm| Compression {
@@ -56,21 +56,20 @@ pub fn open(options: OpenOptions) -> Result<u32> {
         breaker,
         compression,
     };
-    with_local(|local| {
-        // A number is never used again, so that whatever still holds a closed cache's number meets no other cache.
-        let cache = local.caches.len() as u32;
+    with_local(place, |local| {
+        let cache = local.next_number()?;
         let scheduled = Scheduled::open(config);
         let slot = Slot { cache, mailbox: Arc::clone(&local.mailbox) };
         let thread = scheduled.engine().attach(Arc::new(slot));
-        local.caches.push(Some(Opened { scheduled, thread }));
-        cache
-    })
+        local.opened(cache, Opened { scheduled, thread });
+        Ok(cache)
+    })?
 }
 
 /// Closes a cache: its memory is freed, its number means nothing any more.
 #[napi(catch_unwind)]
 pub fn close(cache: u32) -> Result<()> {
-    let opened = with_local(|local| local.caches.get_mut(cache as usize).and_then(Option::take))?;
+    let opened = with_local(cache, |local| local.closed(cache))?;
     drop(opened);
     Ok(())
 }
@@ -256,9 +255,9 @@ impl EventOut {
     }
 }
 
-/// Takes the events that wait for this thread.
+/// Takes the events that wait for a place.
 #[napi(catch_unwind)]
-pub fn drain() -> Result<Vec<EventOut>> {
-    let events = with_local(|local| local.mailbox.drain())?;
+pub fn drain(place: u32) -> Result<Vec<EventOut>> {
+    let events = with_local(place, |local| local.mailbox.drain())?;
     Ok(events.into_iter().map(|(cache, event)| EventOut::new(cache, event)).collect())
 }

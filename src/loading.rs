@@ -25,7 +25,7 @@ const PERMIT: u32 = 2;
 #[napi(catch_unwind)]
 pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     let env = env.raw();
-    with_local(|local| {
+    with_local(cache, |local| {
         let Some(opened) = local.cache(cache) else { return undefined(env) };
         let header = &local.header;
         let begin = Begin {
@@ -91,7 +91,7 @@ fn settle_with(local: &Local, cache: u32, token: f64, loaded: &Loaded<'_>) {
 /// `TooLarge`.
 #[napi(catch_unwind)]
 pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
-    with_local(|local| match Kind::from_u8(kind) {
+    with_local(cache, |local| match Kind::from_u8(kind) {
         Some(kind) if read_data(local, env.raw(), kind, data, metadata) => {
             settle_with(local, cache, token, &Loaded::Value(value_in(local, kind)));
         }
@@ -102,7 +102,7 @@ pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: R
 /// Reports that the copy in hand is still good; its metadata stays where `metadata` is ''.
 #[napi(catch_unwind)]
 pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw) -> Result<()> {
-    with_local(|local| {
+    with_local(cache, |local| {
         local.scratch_metadata.clear();
         if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
             local.header.status(Status::InvalidData);
@@ -116,7 +116,7 @@ pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw) -> Res
 /// Reports that a flight ended well and brought nothing to be stored.
 #[napi(catch_unwind)]
 pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
-    with_local(|local| settle_with(local, cache, token, &Loaded::Unstored))
+    with_local(cache, |local| settle_with(local, cache, token, &Loaded::Unstored))
 }
 
 /// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort. Status `Unstored` or

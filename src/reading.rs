@@ -50,7 +50,7 @@ fn find(
     look: impl FnOnce(&Engine, &[u8]) -> Option<Found>,
 ) -> Result<Raw> {
     let env = env.raw();
-    with_local(|local| {
+    with_local(cache, |local| {
         let Some(opened) = local.cache(cache) else { return undefined(env) };
         let found = match key {
             Some(key) => with_key(env, key, |key| look(opened.engine(), key)),
@@ -106,7 +106,7 @@ pub fn hand_over(
 #[napi(catch_unwind)]
 pub fn take_inflated(env: Env, cache: u32, number: f64) -> Result<Raw> {
     let env = env.raw();
-    with_local(|local| {
+    with_local(cache, |local| {
         let Some(opened) = local.cache(cache) else { return undefined(env) };
         match opened.engine().take_inflated(number as u64) {
             Some(Inflated { entry, bytes: Ok(bytes) }) => {
@@ -123,9 +123,9 @@ pub fn take_inflated(env: Env, cache: u32, number: f64) -> Result<Raw> {
 
 /// The metadata, as JSON text, of the value that was found last with that wish.
 #[napi(catch_unwind)]
-pub fn take_metadata(env: Env) -> Result<Raw> {
+pub fn take_metadata(env: Env, cache: u32) -> Result<Raw> {
     let env = env.raw();
-    with_local(|local: &mut Local| match local.found.take() {
+    with_local(cache, |local: &mut Local| match local.found.take() {
         Some(entry) if !entry.metadata().is_empty() => text(env, entry.metadata()),
         _ => undefined(env),
     })
@@ -145,7 +145,7 @@ pub struct Page {
 /// Up to `limit` keys that begin with `prefix` and come after `after`, in byte order.
 #[napi(catch_unwind)]
 pub fn list(cache: u32, prefix: String, after: Option<String>, limit: u32) -> Result<Option<Page>> {
-    with_local(|local| {
+    with_local(cache, |local| {
         let engine = local.cache(cache)?.engine();
         let (entries, complete) = engine.list(prefix.as_bytes(), after.as_ref().map(String::as_bytes), limit as usize);
         let expiration = |until| if until == FOREVER { 0.0 } else { (engine.unix_of(until) / 1000) as f64 };

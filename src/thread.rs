@@ -1,4 +1,8 @@
 //! What the addon keeps for each JavaScript thread: the shared header, the mailbox, the open caches, scratch memory.
+//!
+//! A thread may evaluate the JavaScript of the package more than once (test runners give each file its own modules, two
+//! versions of a dependency bring their own copy) while the addon is loaded once. Each evaluation has a place of its own
+//! here, and the number of a cache says in its upper bits whose it is.
 
 use std::cell::RefCell;
 use std::ptr;
@@ -18,14 +22,21 @@ use crate::mailbox::{Bell, Mailbox};
 use crate::raw::Raw;
 
 thread_local! {
-    static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
+    static LOCALS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The state of one thread.
+/// The bits of a cache's number that count the caches of one place.
+const CACHE_BITS: u32 = 20;
+const CACHES: usize = 1 << CACHE_BITS;
+const PLACES: usize = 1 << (u32::BITS - CACHE_BITS);
+
+/// The place of one evaluation of the package in one thread.
 pub struct Local {
+    /// Its number, in the upper bits.
+    place: u32,
     pub header: Header,
     pub mailbox: Arc<Mailbox>,
-    pub caches: Vec<Option<Opened>>,
+    caches: Vec<Option<Opened>>,
     /// Data on its way into the engine. Kept between calls, up to a size.
     pub scratch: Vec<u8>,
     /// Metadata on its way into the engine.
@@ -122,11 +133,38 @@ impl Header {
 impl Local {
     /// The engine of a cache; with none, the status says so.
     pub fn cache(&self, cache: u32) -> Option<&Opened> {
-        let opened = self.caches.get(cache as usize).and_then(Option::as_ref);
+        let opened = self.caches.get(index(cache)).and_then(Option::as_ref);
         if opened.is_none() {
             self.header.status(Status::Closed);
         }
         opened
+    }
+
+    /// The number for one more cache. None was used before, until a million have been: then those of closed ones are.
+    pub fn next_number(&self) -> Result<u32> {
+        let index = if self.caches.len() < CACHES {
+            self.caches.len()
+        } else {
+            self.caches
+                .iter()
+                .position(Option::is_none)
+                .ok_or_else(|| Error::from_reason("kvcache: over a million caches are open"))?
+        };
+        Ok(self.place | index as u32)
+    }
+
+    /// Keeps an opened cache under its number.
+    pub fn opened(&mut self, cache: u32, opened: Opened) {
+        let index = index(cache);
+        if self.caches.len() <= index {
+            self.caches.resize_with(index + 1, || None);
+        }
+        self.caches[index] = Some(opened);
+    }
+
+    /// Gives up a cache.
+    pub fn closed(&mut self, cache: u32) -> Option<Opened> {
+        self.caches.get_mut(index(cache)).and_then(Option::take)
     }
 }
 
@@ -136,12 +174,17 @@ impl Opened {
     }
 }
 
-/// Runs `body` with the thread's state, and tells JavaScript afterwards whether events wait.
-pub fn with_local<R>(body: impl FnOnce(&mut Local) -> R) -> Result<R> {
-    LOCAL.with(|cell| {
-        let mut local = cell.borrow_mut();
-        let local =
-            local.as_mut().ok_or_else(|| Error::from_reason("kvcache: init() was not called in this thread"))?;
+fn index(cache: u32) -> usize {
+    cache as usize % CACHES
+}
+
+/// Runs `body` with the place that a cache's number, or its own, names, and tells JavaScript afterwards whether events wait.
+pub fn with_local<R>(number: u32, body: impl FnOnce(&mut Local) -> R) -> Result<R> {
+    LOCALS.with(|cell| {
+        let mut locals = cell.borrow_mut();
+        let local = locals
+            .get_mut((number >> CACHE_BITS) as usize)
+            .ok_or_else(|| Error::from_reason("kvcache: init() was not called in this thread"))?;
         let result = body(local);
         if local.scratch.capacity() > SCRATCH_KEPT {
             local.scratch = Vec::new();
@@ -153,13 +196,13 @@ pub fn with_local<R>(body: impl FnOnce(&mut Local) -> R) -> Result<R> {
 
 /// As [`with_local`], for one cache. `None` where it is closed.
 pub fn with_cache<R>(cache: u32, body: impl FnOnce(&Opened, &Header) -> R) -> Result<Option<R>> {
-    with_local(|local| local.cache(cache).map(|opened| body(opened, &local.header)))
+    with_local(cache, |local| local.cache(cache).map(|opened| body(opened, &local.header)))
 }
 
-/// Prepares this thread: `header` is a `Float64Array` of 32 numbers that JavaScript keeps for good, `bell` is called when
-/// events wait that no call of this thread has caused.
+/// Prepares a place for the package as it is evaluated in this thread: `header` is a `Float64Array` of 32 numbers that
+/// JavaScript keeps for good, `bell` is called when events wait that no call of this thread has caused. Its number.
 #[napi(catch_unwind)]
-pub fn init(env: Env, header: Raw, bell: Bell) -> Result<()> {
+pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
     let mut kind = 0;
     let mut length = 0;
     let mut data = ptr::null_mut();
@@ -178,19 +221,30 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<()> {
     if status != sys::Status::napi_ok || kind != sys::TypedarrayType::float64_array || length < header::LENGTH {
         return Err(Error::from_reason("kvcache: init() takes a Float64Array of 32 numbers"));
     }
-    let local = Local {
-        header: Header(data.cast()),
-        mailbox: Arc::new(Mailbox::new(bell)),
-        caches: Vec::new(),
-        scratch: Vec::new(),
-        scratch_metadata: Vec::new(),
-        tools: Tools::default(),
-        found: None,
-        staged: Vec::new(),
-    };
-    LOCAL.with(|cell| *cell.borrow_mut() = Some(local));
+    let place = LOCALS.with(|cell| {
+        let mut locals = cell.borrow_mut();
+        if locals.len() >= PLACES {
+            return Err(Error::from_reason("kvcache: this thread has evaluated the package over four thousand times"));
+        }
+        let place = (locals.len() as u32) << CACHE_BITS;
+        locals.push(Local {
+            place,
+            header: Header(data.cast()),
+            mailbox: Arc::new(Mailbox::new(bell)),
+            caches: Vec::new(),
+            scratch: Vec::new(),
+            scratch_metadata: Vec::new(),
+            tools: Tools::default(),
+            found: None,
+            staged: Vec::new(),
+        });
+        Ok(place)
+    })?;
     napi::bindgen_prelude::retain_current_module_for_unload_safety();
     // The thread of a worker ends with its environment: its caches are closed then, not when the thread's memory goes.
-    env.add_env_cleanup_hook((), |()| LOCAL.with(|cell| drop(cell.borrow_mut().take())))?;
-    Ok(())
+    env.add_env_cleanup_hook((), |()| {
+        let locals = LOCALS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
+        drop(locals);
+    })?;
+    Ok(place)
 }

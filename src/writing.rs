@@ -60,7 +60,7 @@ fn prepare(
 /// Stores a value, with the ages and the route of the header.
 #[napi(catch_unwind)]
 pub fn put(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
-    with_local(|local| {
+    with_local(cache, |local| {
         if let Some(entry) = prepare(local, env.raw(), cache, key, kind, data, metadata)
             && let Some(opened) = local.cache(cache)
         {
@@ -72,7 +72,7 @@ pub fn put(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -
 /// Prepares an entry as `put` would store it, for `commitStaged`.
 #[napi(catch_unwind)]
 pub fn stage(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
-    with_local(|local| {
+    with_local(cache, |local| {
         if let Some(entry) = prepare(local, env.raw(), cache, key, kind, data, metadata) {
             local.staged.push(entry);
         }
@@ -82,7 +82,7 @@ pub fn stage(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw)
 /// Stores what was staged, in that order.
 #[napi(catch_unwind)]
 pub fn commit_staged(cache: u32) -> Result<()> {
-    with_local(|local| {
+    with_local(cache, |local| {
         let staged = std::mem::take(&mut local.staged);
         if let Some(opened) = local.cache(cache) {
             for entry in staged {
@@ -95,14 +95,14 @@ pub fn commit_staged(cache: u32) -> Result<()> {
 
 /// Forgets what was staged.
 #[napi(catch_unwind)]
-pub fn drop_staged() -> Result<()> {
-    with_local(|local| local.staged = Vec::new())
+pub fn drop_staged(cache: u32) -> Result<()> {
+    with_local(cache, |local| local.staged = Vec::new())
 }
 
 /// Removes a key. Whether it would have been served.
 #[napi(catch_unwind)]
 pub fn remove(env: Env, cache: u32, key: Raw) -> Result<bool> {
-    with_local(|local| {
+    with_local(cache, |local| {
         let Some(opened) = local.cache(cache) else { return false };
         match with_key(env.raw(), key, |key| opened.engine().delete(key)) {
             Some(removed) => {

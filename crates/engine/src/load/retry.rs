@@ -44,6 +44,10 @@ impl Rest {
     }
 }
 
+/// Most keys remembered, about 10 MB. Beyond it, those whose rest is over are forgotten, and where that is not enough a
+/// further key gets no rest.
+const MOST_KEYS: usize = 100_000;
+
 /// Below this many keys a sweep is never worth it.
 const SWEEP_FLOOR: usize = 1024;
 
@@ -58,6 +62,13 @@ impl Cooldowns {
         if self.keys.len() > SWEEP_FLOOR.max(2 * self.swept_at_len) {
             self.keys.retain(|_, rest| rest.remembered_until() > now);
             self.swept_at_len = self.keys.len();
+        }
+        if self.keys.len() >= MOST_KEYS && !self.keys.contains_key(key) {
+            self.keys.retain(|_, rest| rest.until > now);
+            self.swept_at_len = self.keys.len();
+            if self.keys.len() >= MOST_KEYS {
+                return;
+            }
         }
         let failures = match self.keys.get(key) {
             Some(rest) if rest.remembered_until() > now => rest.failures,
@@ -117,5 +128,17 @@ mod tests {
             c.failed(&n.to_le_bytes(), n * 1_000);
         }
         assert!(c.keys.len() <= SWEEP_FLOOR + 1, "{}", c.keys.len());
+    }
+
+    #[test]
+    fn is_bounded_however_many_keys_fail_at_once() {
+        let mut c = Cooldowns::new(1_000);
+        for n in 0..MOST_KEYS as u64 + 1_000 {
+            c.failed(&n.to_le_bytes(), 0);
+        }
+        assert_eq!(c.keys.len(), MOST_KEYS);
+        c.failed(b"later", 2_000);
+        assert!(c.resting(b"later", 2_000));
+        assert!(c.keys.len() <= MOST_KEYS);
     }
 }
