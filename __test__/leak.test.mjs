@@ -4,10 +4,11 @@ import { assert, test } from './helpers/kv.mjs'
 import { run } from './helpers/child.mjs'
 
 /**
- * Runs `body` (an async function body with `i` and `cache`) in batches, first to warm up and then `calls` times,
- * and returns by how many MB the resident set and the JavaScript heap have grown in between.
+ * Runs `body` (an async function body with `i` and `cache`) in batches, a while to warm up and then `calls` times, and
+ * measures the process on the way. What leaks grows from each measurement to the next; what V8 and malloc only keep
+ * for later grows once or twice. So it is the least growth that counts.
  */
-async function growth(calls, body, { options = '{}', setup = '' } = {}) {
+async function isFlat(calls, body, { options = '{}', setup = '' } = {}) {
   const { out } = await run(
     `
     const cache = new KvCache({ memory: '4mb', breaker: false, ...${options} })
@@ -23,41 +24,39 @@ async function growth(calls, body, { options = '{}', setup = '' } = {}) {
         gc()
       }
       const { rss, heapUsed } = process.memoryUsage()
-      return [rss / 2 ** 20, heapUsed / 2 ** 20]
+      return { rss: rss / 2 ** 20, heap: heapUsed / 2 ** 20 }
     }
-    await rounds(0, ${calls / 2})
-    const before = await measure()
-    await rounds(${calls / 2}, ${calls * 1.5})
-    const after = await measure()
-    console.log(JSON.stringify([after[0] - before[0], after[1] - before[1], cache.stats().bytes]))
+    const quarter = ${calls} / 4
+    await rounds(0, quarter)
+    const measured = [await measure()]
+    for (let i = 1; i <= 4; i++) {
+      await rounds(i * quarter, (i + 1) * quarter)
+      measured.push(await measure())
+    }
+    console.log(JSON.stringify({ measured, bytes: cache.stats().bytes }))
   `,
-    { flags: ['--expose-gc'], timeout: 90_000 }
+    // V8's young generation is kept small: left alone it grows to what it likes, and hides what is ours.
+    { flags: ['--expose-gc', '--max-semi-space-size=2'], timeout: 110_000 }
   )
-  const [rss, heap, bytes] = JSON.parse(out)
+  const { measured, bytes } = JSON.parse(out)
   assert.ok(bytes <= 4 * 2 ** 20)
-  return { rss, heap }
+  for (const [kind, least] of [['heap', 0.5], ['rss', 3]]) {
+    const sizes = measured.map(each => each[kind])
+    const growths = sizes.slice(1).map((size, i) => size - sizes[i])
+    const shown = sizes.map(size => size.toFixed(1)).join(', ')
+    assert.ok(Math.min(...growths) < least, `the ${kind} grows: ${shown} MB`)
+    assert.ok(sizes.at(-1) - sizes[0] < 100, `the ${kind} has grown: ${shown} MB`)
+  }
 }
 
-const flat = ({ rss, heap }) => {
-  assert.ok(heap < 4, `the heap has grown by ${heap.toFixed(1)} MB`)
-  assert.ok(rss < 30, `the process has grown by ${rss.toFixed(1)} MB`)
-}
+const LONG = { timeout: 120_000 }
 
-test(
-  'a million misses leave nothing behind',
-  async () => {
-    flat(await growth(1_000_000, "await cache.get('key:' + i, () => 'value ' + i)"))
-  },
-  { timeout: 100_000 }
-)
+test('a million misses leave nothing behind', async () => {
+  await isFlat(1_000_000, "await cache.get('key:' + i, () => 'value ' + i)")
+}, LONG)
 
-test(
-  'neither do failures, time-outs, aborts, refreshes, batches and writes',
-  async () => {
-    flat(
-      await growth(
-        60_000,
-        `
+test('neither do failures, time-outs, aborts, refreshes, batches and writes', async () => {
+  const body = `
     const key = 'key:' + i
     switch (i % 6) {
       case 0: return cache.get(key, () => Promise.reject(new Error('down'))).catch(() => {})
@@ -77,46 +76,26 @@ test(
         await cache.putMany([[key, i], ['p:' + i, Buffer.alloc(100)]])
         return cache.delete([key, 'p:' + i])
       }
-    }`,
-        { setup: 'const { signal } = new AbortController()' }
-      )
-    )
-  },
-  { timeout: 100_000 }
-)
+    }`
+  await isFlat(60_000, body, { setup: 'const { signal } = new AbortController()' })
+}, LONG)
 
-test(
-  'nor do listeners that come and go, and keys that fail to refresh and end',
-  async () => {
-    flat(
-      await growth(
-        100_000,
-        `
-    await cache.put('k' + i, i, { maxAge: 0, staleAge: '3ms', staleIfError: 0 })
-    await cache.get('k' + i, () => { throw new Error('down') }).catch(() => {})
+test('nor do listeners that come and go, and keys that fail to refresh and end', async () => {
+  const body = `
+    const key = 'k' + (i % 5000)
+    await cache.put(key, i, { maxAge: 0, staleAge: '3ms', staleIfError: 0 })
+    await cache.get(key, () => { throw new Error('down') }).catch(() => {})
     const listener = () => {}
     cache.on('evict', listener)
-    cache.off('evict', listener)`,
-        { options: "{ refresh: { cooldown: '5ms' } }" }
-      )
-    )
-  },
-  { timeout: 100_000 }
-)
+    cache.off('evict', listener)`
+  await isFlat(80_000, body, { options: "{ refresh: { cooldown: '5ms' } }" })
+}, LONG)
 
-test(
-  'nor do caches that are closed',
-  async () => {
-    flat(
-      await growth(
-        3_000,
-        `
+test('nor do caches that are closed', async () => {
+  const body = `
     const own = new KvCache({ memory: '1mb' })
     await own.put('k', 'x'.repeat(100_000))
     await own.get('l', async () => 'x'.repeat(100_000))
     await own.close()`
-      )
-    )
-  },
-  { timeout: 100_000 }
-)
+  await isFlat(4_000, body)
+}, LONG)
