@@ -30,6 +30,8 @@ pub struct Cooldowns {
     base: Millis,
     keys: HashMap<Box<[u8]>, Rest>,
     swept_at_len: usize,
+    /// While the table is full it is not swept again before this.
+    full_until: Millis,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,13 +50,16 @@ impl Rest {
 /// further key gets no rest.
 const MOST_KEYS: usize = 100_000;
 
+/// A full table is swept no more often than this, in milliseconds.
+const FULL_FOR: Millis = 1_000;
+
 /// Below this many keys a sweep is never worth it.
 const SWEEP_FLOOR: usize = 1024;
 
 impl Cooldowns {
     /// With a first rest of `base` milliseconds.
     pub fn new(base: Millis) -> Self {
-        Self { base, keys: HashMap::new(), swept_at_len: 0 }
+        Self { base, keys: HashMap::new(), swept_at_len: 0, full_until: 0 }
     }
 
     /// A refresh of the key failed for good: it rests.
@@ -64,8 +69,11 @@ impl Cooldowns {
             self.swept_at_len = self.keys.len();
         }
         if self.keys.len() >= MOST_KEYS && !self.keys.contains_key(key) {
-            self.keys.retain(|_, rest| rest.until > now);
-            self.swept_at_len = self.keys.len();
+            if now >= self.full_until {
+                self.keys.retain(|_, rest| rest.until > now);
+                self.swept_at_len = self.keys.len();
+                self.full_until = now.saturating_add(FULL_FOR);
+            }
             if self.keys.len() >= MOST_KEYS {
                 return;
             }
