@@ -294,11 +294,6 @@ impl Entry {
         &self.head().uses
     }
 
-    /// The entry as a pointer, which carries its reference.
-    pub(crate) fn into_pointer(self) -> NonNull<()> {
-        ManuallyDrop::new(self).0.cast()
-    }
-
     /// The entry as a pointer, without a reference.
     pub(crate) fn as_pointer(&self) -> NonNull<()> {
         self.0.cast()

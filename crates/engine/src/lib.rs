@@ -16,5 +16,4 @@ pub mod load;
 pub mod memory;
 pub mod scheduler;
 pub mod stats;
-#[allow(dead_code, unused_imports)] // until the memory tier stands on it
 mod sync;
