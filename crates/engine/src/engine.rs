@@ -31,6 +31,9 @@ use crate::stats::counters::{Counters, Event as Counted, RouteEvent, Totals};
 use crate::stats::latency::{Latencies, LatencyTotals, Op};
 use crate::stats::prometheus;
 
+#[cfg(any(test, feature = "validate"))]
+mod validate;
+
 /// A thread that uses the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ThreadId(u32);
@@ -526,7 +529,6 @@ impl Engine {
         changed: &mut Option<breaker::State>,
     ) -> Begun {
         let now = began / 1_000_000;
-        let mut queued = None;
         if let Some(flight) = lock.attached() {
             let mut state = flight.state.lock();
             if state.phase == Phase::Running {
@@ -536,7 +538,6 @@ impl Engine {
                 state.waiting.push(began);
                 return Begun::Join(flight.token);
             }
-            queued = Some(Arc::clone(flight));
         }
         if !begin.force
             && let Some(found) = self.peek_at(key, now)
@@ -553,11 +554,8 @@ impl Engine {
                 Permit::Refused { next_attempt } => return Begun::Refused { next_attempt },
             }
         }
-        // A refresh that only waits is taken over: the caller will not wait for the queue.
-        if let Some(flight) = queued {
-            lock.detach();
-            self.withdraw(&flight, notices);
-        }
+        // A refresh that only waits is taken over: the caller will not wait for the queue. Nor for one that timed out.
+        self.cut(lock, notices);
         let plan = Plan {
             thread: begin.thread,
             origin: begin.origin,
@@ -607,10 +605,15 @@ impl Engine {
         let now = ended / 1_000_000;
         let (stored, dead_at) = {
             let mut lock = self.flights.lock(&flight.key);
-            if self.flights.end(token).is_none() {
+            let phase = flight.state.lock().phase;
+            if phase == Phase::Queued || self.flights.end(token).is_none() {
                 return Settled::GONE;
             }
-            if lock.detach_if(&flight) { self.store(&flight, loaded, now) } else { (Stored::No, FOREVER) }
+            if lock.detach_if(&flight) && phase == Phase::Running {
+                self.store(&flight, loaded, now)
+            } else {
+                (Stored::No, FOREVER)
+            }
         };
         self.expects_expiry(dead_at);
         if stored == Stored::Yes {
@@ -671,10 +674,6 @@ impl Engine {
             }
             // One that was cut while it ran has nothing to retry, and no reason to rest.
             was_cut = state.phase == Phase::Cut;
-            if state.phase == Phase::Expired && lock.attached().is_none() {
-                // It had lost its place to its hard timeout, and nobody took it.
-                lock.reattach(&flight);
-            }
             let attached = lock.attached().is_some_and(|f| f.token == token);
             let retry = failed && flight.plan.batch.is_some_and(|batch| self.queue.lock().will_retry(batch));
             if attached && retry {
@@ -829,6 +828,7 @@ impl Engine {
             state.phase = Phase::Running;
             state.seq = self.log.current();
             state.started = began;
+            state.deadline = now.saturating_add(plan.hard_timeout);
             state.permit = permit.take();
             state.stale = stale.as_ref().map(|found| found.entry.clone());
             started.push(Started { token: flight.token, key: Arc::clone(&flight.key), stale });
@@ -854,12 +854,13 @@ impl Engine {
     /// Whether no refresh waits or runs, and no value waits to be compressed. If not, [`Event::Idle`] follows once that is
     /// so.
     pub fn flush(&self) -> bool {
-        self.flush_wanted.store(true, Ordering::SeqCst);
-        let idle = self.is_idle();
-        if idle {
-            self.flush_wanted.store(false, Ordering::SeqCst);
+        if self.is_idle() {
+            return true;
         }
-        idle
+        self.flush_wanted.store(true, Ordering::SeqCst);
+        // It may have become idle before that was seen. Others may wait for the same moment: it is told to all.
+        self.tell(Vec::new());
+        false
     }
 
     /// Drops every refresh that does not run yet.
@@ -961,17 +962,16 @@ impl Engine {
     fn time_out(&self, token: Token, now: Millis) {
         let Some(flight) = self.flights.by_token(token) else { return };
         {
-            let mut lock = self.flights.lock(&flight.key);
+            let _lock = self.flights.lock(&flight.key);
             let mut state = flight.state.lock();
-            // A refresh that is to be tried again has a new deadline from its next start; this one is of the attempt before.
-            let deadline = (state.started / 1_000_000).saturating_add(flight.plan.hard_timeout);
-            if state.phase == Phase::Queued || deadline > now {
+            // A refresh that is tried again has a new deadline from its next start; this one may be of an attempt before.
+            if state.phase == Phase::Queued || state.deadline > now {
                 return;
             }
+            state.deadline = FOREVER;
             if state.phase == Phase::Running {
                 state.phase = Phase::Expired;
             }
-            lock.detach_if(&flight);
         }
         self.figures.post(flight.plan.thread, Event::TimedOut(token));
     }

@@ -11,10 +11,14 @@
 //!      │                  │ ▲      failed, retries left │ │
 //!      │                  │ └───────────────────────────┘ │ put / delete          settle() / fail()
 //!      │                  │ put / delete / taken over     ├──────────────▶ Cut ───────────────────▶ (none)
-//!      │                  └──────────▶ (none)             │ hard timeout          fail()
+//!      │                  └──────────▶ (none)             │                ▲ put / delete / taken over
+//!      │                                                  │ hard timeout   │      settle() / fail()
 //!      │                                                  └──────────────▶ Expired ───────────────▶ (none)
 //!      └──────────────── begin() ───────────────────────▶ Running
 //! ```
+//! An expired flight holds its key only until its thread reports the failure, so that a put or delete in between is noticed:
+//! nobody joins it, what it brings is not stored, and whoever wants to load takes its place. A failed refresh with
+//! retries left goes back to Queued from there as well.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,6 +71,8 @@ pub struct FlightState {
     pub seq: u64,
     /// When the fetcher began, in nanoseconds of the engine's clock.
     pub started: u64,
+    /// When its hard timeout passes; [`FOREVER`](crate::clock::FOREVER) once that has been told.
+    pub deadline: Millis,
     /// The copy in hand when the fetcher began.
     pub stale: Option<Entry>,
     /// Whether this flight answers for a permit of the breaker, and whether that one is the trial.
@@ -91,7 +97,15 @@ impl Flight {
             token: LAST_TOKEN.fetch_add(1, Ordering::Relaxed) + 1,
             key: key.into(),
             plan,
-            state: Mutex::new(FlightState { phase, seq, started, stale: None, permit: None, waiting: Vec::new() }),
+            state: Mutex::new(FlightState {
+                phase,
+                seq,
+                started,
+                deadline: (started / 1_000_000).saturating_add(plan.hard_timeout),
+                stale: None,
+                permit: None,
+                waiting: Vec::new(),
+            }),
         })
     }
 }
@@ -158,6 +172,24 @@ impl FlightTable {
     pub fn is_empty(&self) -> bool {
         self.by_token.is_empty()
     }
+
+    /// Every flight that has not ended.
+    #[cfg(any(test, feature = "validate"))]
+    pub fn all(&self) -> Vec<Arc<Flight>> {
+        self.by_token.iter().map(|flight| Arc::clone(&flight)).collect()
+    }
+
+    /// Every flight that is attached to its key.
+    #[cfg(any(test, feature = "validate"))]
+    pub fn all_attached(&self) -> Vec<Arc<Flight>> {
+        let mut attached = Vec::new();
+        for shard in &self.shards {
+            let map = shard.lock();
+            assert!(map.iter().all(|(key, flight)| *key == flight.key));
+            attached.extend(map.values().cloned());
+        }
+        attached
+    }
 }
 
 impl KeyLock<'_> {
@@ -169,11 +201,6 @@ impl KeyLock<'_> {
     /// Attaches a flight, the key having none.
     pub fn attach(&mut self, flight: &Arc<Flight>) {
         self.flights.by_token.insert(flight.token, Arc::clone(flight));
-        self.map.insert(Arc::clone(&flight.key), Arc::clone(flight));
-    }
-
-    /// Attaches again a flight that has not ended, the key having none.
-    pub fn reattach(&mut self, flight: &Arc<Flight>) {
         self.map.insert(Arc::clone(&flight.key), Arc::clone(flight));
     }
 

@@ -82,6 +82,9 @@ pub struct RefreshQueue {
 }
 
 impl RefreshQueue {
+    /// Batches that have gone and are still in line, below which it is never worth clearing them out.
+    const DEAD_FLOOR: usize = 64;
+
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -176,6 +179,7 @@ impl RefreshQueue {
         };
         self.running_batches -= 1;
         self.pump(notices);
+        self.tidy();
         progress
     }
 
@@ -221,6 +225,7 @@ impl RefreshQueue {
                 self.running_batches -= 1;
                 self.pump(notices);
             }
+            self.tidy();
         }
     }
 
@@ -240,7 +245,17 @@ impl RefreshQueue {
         }
         notices.push(Notice::Dropped(batch.thread, id));
         self.pump(notices);
+        self.tidy();
         batch.flights
+    }
+
+    /// Clears the line of batches that have gone, once they are many: [`RefreshQueue::pump`] passes them over, but does not
+    /// come to them while all slots are taken.
+    fn tidy(&mut self) {
+        if self.waiting.len() > Self::DEAD_FLOOR + 2 * self.batches.len() {
+            let batches = &self.batches;
+            self.waiting.retain(|id| batches.contains_key(id));
+        }
     }
 
     /// Every batch there is.
@@ -268,5 +283,53 @@ impl RefreshQueue {
     /// Whether nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    /// Checks the books, and gives for each batch that runs how many of its flights have not ended.
+    #[cfg(any(test, feature = "validate"))]
+    pub fn validate(&self) -> HashMap<BatchId, usize> {
+        let mut outstanding = HashMap::new();
+        let (mut waiting, mut waiting_keys, mut running, mut running_keys) = (0, 0, 0, 0);
+        for (id, batch) in &self.batches {
+            assert!(batch.attempt <= self.limits.retries);
+            match batch.state {
+                State::Forming => waiting_keys += batch.flights.len(),
+                State::Waiting => {
+                    assert_eq!(self.waiting.iter().filter(|waits| *waits == id).count(), 1);
+                    assert!(!batch.flights.is_empty());
+                    waiting += 1;
+                    waiting_keys += batch.flights.len();
+                }
+                State::Resting => {
+                    assert!(batch.attempt > 0 && !batch.flights.is_empty());
+                    waiting_keys += batch.flights.len();
+                }
+                State::Starting => {
+                    assert!(!batch.flights.is_empty());
+                    running += 1;
+                    running_keys += batch.flights.len();
+                }
+                State::Running { outstanding: n } => {
+                    assert!(n > 0);
+                    running += 1;
+                    running_keys += n;
+                    outstanding.insert(*id, n);
+                }
+            }
+        }
+        assert_eq!((waiting_keys, running, running_keys), (self.waiting_keys, self.running_batches, self.running_keys));
+        assert!(running <= self.limits.concurrency);
+        assert!(waiting == 0 || running == self.limits.concurrency, "a slot is free, and batches wait for one");
+        assert!(
+            self.waiting.len() <= Self::DEAD_FLOOR + 2 * self.batches.len(),
+            "the line is full of batches that have gone"
+        );
+        outstanding
+    }
+
+    /// Whether a flight is in that batch, to be started or started again.
+    #[cfg(any(test, feature = "validate"))]
+    pub fn holds(&self, id: BatchId, token: Token) -> bool {
+        self.batches.get(&id).is_some_and(|batch| batch.flights.iter().any(|flight| flight.token == token))
     }
 }

@@ -49,6 +49,13 @@ pub fn ended(token: u64) {
     EDGES.fetch_sub(gone, Ordering::SeqCst);
 }
 
+/// Whether a load waits or is waited for.
+#[cfg(any(test, feature = "validate"))]
+pub fn knows(token: u64) -> bool {
+    let graph = GRAPH.lock();
+    graph.waits_for.contains_key(&token) || graph.awaited_by.contains_key(&token)
+}
+
 fn unlink(side: &mut HashMap<u64, HashSet<u64>>, from: u64, to: u64) -> bool {
     let Some(set) = side.get_mut(&from) else { return false };
     let removed = set.remove(&to);
