@@ -43,7 +43,7 @@ function filled(text) {
 }
 
 /** No cache has this number: the addon looks at nothing else of such a call. */
-const NO_CACHE = 0xffff_ffff
+const NO_CACHE = 0xf_ffff
 
 /**
  * @param {number} rounds
