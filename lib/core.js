@@ -241,7 +241,8 @@ export class Core {
     const own = layer(options, 'get')
     const route = source ?? this.#routeOf(key)
     const layers = this.layers(route, own)
-    const { softTimeout, hardTimeout } = resolve(...layers)
+    const resolved = resolve(...layers)
+    const { softTimeout, hardTimeout } = resolved
     const origin = this.#origin(own, source)
     this.#inputs(route, origin, hardTimeout)
     header[H.IN_PARENT] = parent()
@@ -253,7 +254,7 @@ export class Core {
         const hasCopy = header[H.HAS_COPY] !== 0
         const call = new Call(this, { background: false, hardTimeout })
         const reason = force ? 'forced' : hasCopy ? 'expired' : 'miss'
-        const flight = new Flight(this, key, token, { layers, route: route?.id ?? 0, reason, hasCopy, call })
+        const flight = new Flight(this, key, token, { layers, resolved, route: route?.id ?? 0, reason, hasCopy, call })
         const answer = this.wait(flight, own.signal, softTimeout, whole)
         run(flight, fetcher)
         checkMail()

@@ -15,6 +15,7 @@ import { Kind, decode, decodeEncoded, encode, freeze } from './values.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./options.js').Layer} Layer */
+/** @typedef {import('./options.js').Resolved} Resolved */
 /** @typedef {import('./nesting.js').Nest} Nest */
 
 /** What a fetcher returns to say that the copy in hand is still good. */
@@ -126,21 +127,24 @@ export class Flight {
    * @param {number} token
    * @param {object} plan
    * @param {readonly Layer[]} plan.layers the options it is loaded under, later over earlier
+   * @param {Resolved} [plan.resolved] the same, merged, where that is known
    * @param {number} plan.route
    * @param {'miss' | 'stale' | 'expired' | 'forced'} plan.reason
    * @param {boolean} plan.hasCopy
    * @param {Call} plan.call the run of the fetcher that it is part of
    */
-  constructor(core, key, token, { layers, route, reason, hasCopy, call }) {
+  constructor(core, key, token, { layers, resolved, route, reason, hasCopy, call }) {
     this.core = core
     this.key = key
     this.token = token
     this.layers = layers
+    this.resolved = resolved
     this.route = route
     this.reason = reason
     this.hasCopy = hasCopy
     this.call = call
-    this.began = performance.now()
+    /** Only the listeners of refreshes are told how long it took. */
+    this.began = call.background ? performance.now() : 0
     this.callers = 0
     /** A caller went with a stale value and left it running. */
     this.leftRunning = false
@@ -268,7 +272,8 @@ export class Flight {
   }
 
   #resolved() {
-    return this.set === undefined ? resolve(...this.layers) : resolve(...this.layers, ...this.set)
+    if (this.set !== undefined) return resolve(...this.layers, ...this.set)
+    return this.resolved ?? resolve(...this.layers)
   }
 
   /**
