@@ -2,6 +2,7 @@
 // shares a mutable value with the cache or with another caller.
 
 import v8 from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { assert, isError, KvCache, open, reasonOf, rejects, STALE, test, throws } from './helpers/kv.mjs'
 
 const LIMIT = 25 * 1024 * 1024
@@ -143,6 +144,14 @@ test('bytes come back as they were given: Uint8Array, Buffer, ArrayBuffer', asyn
         assert.deepEqual(Buffer.from(got), Buffer.from(given))
       }
     }
+  }
+})
+
+test('bytes of another realm are bytes', async t => {
+  const cache = open(t)
+  for (const got of await readings(cache, runInNewContext('new Uint8Array([1, 2])'))) assert.deepEqual([...got], [1, 2])
+  for (const got of await readings(cache, runInNewContext('new Uint8Array([1, 2]).buffer'))) {
+    assert.deepEqual([...new Uint8Array(got)], [1, 2])
   }
 })
 
