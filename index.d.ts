@@ -165,8 +165,8 @@ export interface KvCacheOptions extends LoadOptions {
    */
   serializer?: 'json' | 'v8' | Serializer | undefined
   /**
-   * Compression of stored values, or `false` for none. Default `{ threshold: 1024, algorithm: 'gzip' }`. It never runs on
-   * the event loop: a value is stored plain, and compressed by a thread of the engine soon after.
+   * Compression of stored values, or `false` for none. Default `{ threshold: 1024, algorithm: 'gzip' }`. It never runs
+   * on the event loop: a value is stored plain, and compressed by a thread of the engine soon after.
    */
   compression?: false | CompressionOptions | undefined
   /** Background refresh. Default `{ concurrency: 10, maxQueued: 10_000, retries: 0, backoff: 100, cooldown: 1000 }`. */
@@ -180,9 +180,10 @@ export interface CompressionOptions {
   /** Values of more bytes than this are compressed. Default 1024; 0 for all. */
   threshold?: ByteSize | undefined
   /**
-   * Default `'gzip'` (RFC 1952), which everything reads. `'zstd'` (RFC 8878) is smaller in less time, `'lz4'` the fastest
-   * and the least small. Large values are decompressed by a thread of the engine while the get waits: above 32 KiB for
-   * gzip, 64 KiB for zstd, 128 KiB for lz4, measured before compression. `peek()`, being synchronous, never defers.
+   * Default `'gzip'` (RFC 1952), which everything reads. `'zstd'` (RFC 8878) is smaller in less time, `'lz4'` the
+   * fastest and the least small. Large values are decompressed by a thread of the engine while the get waits: above 32
+   * KiB for gzip, 64 KiB for zstd, 128 KiB for lz4, measured before compression. `peek()`, being synchronous, never
+   * defers.
    */
   algorithm?: 'gzip' | 'zstd' | 'lz4' | undefined
   /** gzip 1 to 9, default 2; zstd 1 to 19, default 1; lz4 has none. */
@@ -670,8 +671,9 @@ export class KvCache {
   off<K extends keyof Events>(event: K, listener: (detail: Events[K]) => void): this
 
   /**
-   * Resolves when no background refresh is queued, running or waiting for a retry. Keeps the process alive meanwhile.
-   * `timeout`: default none; after it `ERR_KVCACHE_TIMEOUT`. Rejects with `ERR_KVCACHE_CLOSED` too.
+   * Resolves when no background refresh is queued, running or waiting for a retry, and no value waits to be compressed.
+   * Keeps the process alive meanwhile. `timeout`: default none; after it `ERR_KVCACHE_TIMEOUT`. Rejects with
+   * `ERR_KVCACHE_CLOSED` too.
    */
   flush(options?: { timeout?: Timeout | undefined }): Promise<void>
 

@@ -45,6 +45,8 @@ new KvCache({
     deserialize: bytes => new TextDecoder().decode(bytes)
   }
 })
+new KvCache({ compression: { algorithm: 'zstd', level: 3, threshold: '4kb' } })
+new KvCache({ compression: false })
 // What may be missing may also be undefined, under exactOptionalPropertyTypes too.
 new KvCache({ memory: undefined, maxAge: undefined, refresh: undefined, breaker: undefined })
 
@@ -60,6 +62,10 @@ new KvCache({ serializer: { serialize: () => new Uint8Array(), deserialize: () =
 new KvCache({ serializer: { name: 'text', serialize: () => 'text', deserialize: () => 1 } })
 // @ts-expect-error false or options
 new KvCache({ breaker: true })
+// @ts-expect-error no such algorithm
+new KvCache({ compression: { algorithm: 'brotli' } })
+// @ts-expect-error false or options
+new KvCache({ compression: true })
 // @ts-expect-error metadata belongs to an entry
 new KvCache({ metadata: 1 })
 // @ts-expect-error a signal belongs to a call
