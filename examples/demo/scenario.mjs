@@ -17,7 +17,7 @@ import { SOURCES } from './sources.mjs'
  * @returns {Promise<import('./figures.mjs').Run>}
  */
 export async function replayTrace({ useCache, config, progress }) {
-  // Whatever ends this replay early also ends the schedule of the origin, which would start another process.
+  // Whatever ends this replay early also ends the schedule of the origin.
   const abandoned = new AbortController()
   /** @type {(error: Error) => void} */
   let fail = () => {}
@@ -36,7 +36,10 @@ export async function replayTrace({ useCache, config, progress }) {
   const startOrigin = () =>
     new Child('origin', './origin.mjs', { origin: config.origin, startedAt: revisionsFrom }, { onFailure: fail })
   let origin = startOrigin()
-  await orFail(origin.ready)
+  // The process that takes its place when it has died. It listens only then, but is started now: how long Node takes to
+  // start is not the point here, and on a busy machine it may be longer than the origin is meant to be away.
+  const successor = startOrigin()
+  await orFail(Promise.all([origin.ready, successor.ready]))
   let port = /** @type {number} */ (await orFail(origin.ask('listen', 0)))
 
   let originRequests = 0
@@ -92,11 +95,7 @@ export async function replayTrace({ useCache, config, progress }) {
       await sleep(startedAt + config.phases[n].startMs - Date.now(), undefined, { signal: abandoned.signal })
       if (phase.name === 'down') {
         originLife.killedBy = await origin.kill()
-        begun(n)
-        // Its successor, which listens only when its time has come: how long Node takes to start is not the point here.
-        abandoned.signal.throwIfAborted()
-        origin = startOrigin()
-        await origin.ready
+        origin = successor
       } else if (originLife.killedBy !== null && !originLife.restarted) {
         const newPort = await origin.ask('listen', port)
         if (newPort !== port) await service.ask('origin', newPort)
@@ -105,7 +104,7 @@ export async function replayTrace({ useCache, config, progress }) {
       } else {
         await origin.ask('mode', phase.name)
       }
-      if (phase.name !== 'down') begun(n)
+      begun(n)
     }
   }
 
