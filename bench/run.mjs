@@ -39,7 +39,9 @@ const names = [...Object.keys(CASES), OVERHEAD]
 const chosen = names.filter(name => only.length === 0 || only.some(one => name.startsWith(one)))
 if (chosen.length === 0) throw new Error(`--only ${given.only}: expected the beginnings of ${names.join(', ')}`)
 
-const command = ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')
+// Where the figures go has no part in how they come about.
+const asked = [given.quick ? '--quick' : '', given.only && `--only ${given.only}`, given.rounds && `--rounds ${rounds}`]
+const command = ['npm run bench', ...asked.filter(Boolean)].join(' ').replace('bench --', 'bench -- --')
 const results = { command, ...machine(), rounds, cases: /** @type {import('./report.mjs').CaseResult[]} */ ([]) }
 
 /** @param {string} text */
