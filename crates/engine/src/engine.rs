@@ -9,9 +9,6 @@
 //! nothing is locked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Clock, FOREVER, Millis};
 use crate::codec::compress::Algorithm;
@@ -30,6 +27,7 @@ use crate::memory::{self, EvictListener, EvictReason, MemoryTier};
 use crate::stats::counters::{Counters, Event as Counted, RouteEvent, Totals};
 use crate::stats::latency::{Latencies, LatencyTotals, Op};
 use crate::stats::prometheus;
+use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering, RwLock};
 
 #[cfg(any(test, feature = "validate"))]
 mod validate;

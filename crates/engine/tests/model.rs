@@ -11,6 +11,8 @@
 //!
 //! A failure prints what was done last and the seed of its case, which `KVCACHE_MODEL_SEED=…` runs alone.
 
+// Outside of shuttle, its locks panic.
+#![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 #[path = "model/reference.rs"]

@@ -6,13 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use super::compress::{Compressor, Error};
 use crate::engine::{Compression, ThreadId};
 use crate::entry::Entry;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// Most values that wait to be compressed.
 const MOST_WAITING: usize = 65_536;

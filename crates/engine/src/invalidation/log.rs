@@ -3,7 +3,7 @@
 //! Every change that ends the life of a value (a put, a delete) takes the next number. A load carries the number it saw
 //! *before* it began, so a value can always be told from what has been cut since: it is older than the cut.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A source of increasing numbers, starting at 1. 0 is before everything.
 #[derive(Debug, Default)]

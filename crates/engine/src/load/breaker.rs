@@ -22,9 +22,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use crate::clock::Millis;
+use crate::sync::{Mutex, RwLock};
 
 /// The origin that loads count under when nothing names another.
 pub const DEFAULT_ORIGIN: &str = "default";

@@ -24,15 +24,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::clock::Millis;
 use crate::engine::ThreadId;
 use crate::entry::Entry;
 use crate::load::breaker::OriginId;
 use crate::load::queue::BatchId;
 use crate::memory::hash_key;
+use crate::sync::{ConcurrentMap, Mutex, MutexGuard};
 
 /// Names a flight, in the whole process, for good. 0 names none.
 pub type Token = u64;
@@ -116,7 +114,7 @@ type KeyMap = HashMap<Arc<[u8]>, Arc<Flight>, PreHashed>;
 #[derive(Debug)]
 pub struct FlightTable {
     shards: Box<[Mutex<KeyMap>]>,
-    by_token: DashMap<Token, Arc<Flight>, PreHashed>,
+    by_token: ConcurrentMap<Token, Arc<Flight>, PreHashed>,
 }
 
 /// How many locks the keys share. A lock is held for well under a microsecond, or for one insert into the memory tier.
@@ -124,7 +122,10 @@ const SHARDS: usize = 64;
 
 impl Default for FlightTable {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), by_token: DashMap::with_hasher(PreHashed) }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            by_token: ConcurrentMap::with_hasher(PreHashed),
+        }
     }
 }
 

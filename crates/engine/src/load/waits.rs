@@ -6,12 +6,14 @@
 //! holds an edge only while both loads run, and nothing at all for loads that are not nested.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use crate::sync::{Mutex, per_process};
 
-static GRAPH: LazyLock<Mutex<Graph>> = LazyLock::new(Mutex::default);
+per_process! {
+    static GRAPH: Mutex<Graph> = Mutex::default();
+}
+/// Number of edges. Changed under the graph's lock.
 static EDGES: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
