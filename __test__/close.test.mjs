@@ -1,7 +1,7 @@
 // Guards close(): what waits is answered or told, nothing starts any more, memory is given back, and twice is once.
 
-import { assert, isError, KvCache, open, reasonOf, rejects, STALE, test, throws } from './helpers/kv.mjs'
-import { controlled, isPending, settle, until } from './helpers/async.mjs'
+import { assert, isError, KvCache, open, rejects, STALE, test, throws } from './helpers/kv.mjs'
+import { controlled, isPending, settle } from './helpers/async.mjs'
 
 test('after close() every call is refused with ERR_KVCACHE_CLOSED, and nothing starts', async () => {
   const cache = new KvCache()
@@ -159,27 +159,4 @@ test('thousands of open caches, given up without closing, do not run out of anyt
     await cache.put('k', i)
     assert.equal(await cache.get('k'), i)
   }
-})
-
-test('two caches in one process are apart in keys, routes, events, breakers and figures', async t => {
-  const one = open(t, { breaker: { threshold: 1 } })
-  const two = open(t, { breaker: { threshold: 1 } })
-  const seen = []
-  one.on('breaker', () => seen.push('one'))
-  two.on('breaker', () => seen.push('two'))
-  one.define('d:*', () => 'one')
-  await one.put('k', 1)
-  assert.equal(await two.get('k'), undefined)
-  assert.equal(await two.get('d:1'), undefined)
-  assert.equal(await one.get('d:1'), 'one')
-  await Promise.all([one.get('same', async () => 'from one'), two.get('same', async () => 'from two')])
-  assert.deepEqual([await one.get('same'), await two.get('same')], ['from one', 'from two'])
-  await reasonOf(one.get('x', () => Promise.reject(new Error('down'))))
-  await until(() => seen.length === 1)
-  assert.equal(one.breaker().state, 'open')
-  assert.equal(two.breaker().state, 'closed')
-  await two.delete('k')
-  assert.equal(await one.get('k'), 1)
-  assert.deepEqual(seen, ['one'])
-  assert.equal(two.stats().errors, 0)
 })
