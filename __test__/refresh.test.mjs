@@ -322,6 +322,36 @@ test('a foreground load takes over a refresh that is only queued: one fetch in a
   assert.equal(await cache.get('k'), 'foreground')
 })
 
+test('a write to a key whose refresh is only queued takes it out of the queue', async t => {
+  const cache = open(t, { refresh: { concurrency: 1 } })
+  const blocker = controlled()
+  await wantRefresh(cache, ['blocker'], blocker)
+  await blocker.call(0)
+  const fetcher = counted(() => 'refreshed')
+  await wantRefresh(cache, ['put', 'deleted'], fetcher)
+  await cache.put('put', 'put')
+  await cache.delete('deleted')
+  assert.equal(cache.stats().queued, 0)
+  blocker.calls[0].resolve('new')
+  await cache.flush()
+  assert.equal(fetcher.count, 0)
+  assert.deepEqual([cache.peek('put'), cache.peek('deleted')], ['put', undefined])
+})
+
+test('a stale value put while a refresh runs is refreshed by one of its own', async t => {
+  const cache = open(t)
+  const fetcher = controlled()
+  await wantRefresh(cache, ['k'], fetcher)
+  await fetcher.call(0)
+  await cache.put('k', 'put', STALE)
+  assert.equal(await cache.get('k', fetcher), 'put')
+  ;(await fetcher.call(1)).resolve('second')
+  await until(() => cache.peek('k') === 'second')
+  fetcher.calls[0].resolve('first')
+  await cache.flush()
+  assert.equal(cache.peek('k'), 'second')
+})
+
 test('a refresh that hangs holds up neither others nor foreground loads', async t => {
   const cache = open(t, { refresh: { concurrency: 2 } })
   await wantRefresh(cache, ['hangs'], () => new Promise(() => {}))
