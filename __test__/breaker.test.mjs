@@ -190,6 +190,20 @@ test('failures of background refreshes count, each attempt', async t => {
   assert.equal(cache.breaker().state, 'open')
 })
 
+test('a refresh whose retry is refused is over, and its event tells the failure', async t => {
+  const cache = open(t, { breaker: { threshold: 3, timeout: '1h' }, refresh: { retries: 10, backoff: 1 } })
+  const events = []
+  cache.on('refresh', event => events.push(event))
+  await cache.put('k', 'old', STALE)
+  const fetcher = counted(failing)
+  await cache.get('k', fetcher)
+  await cache.flush()
+  assert.equal(fetcher.count, 3)
+  await until(() => events.length === 1)
+  assert.ok(events[0].error instanceof Error)
+  assert.equal(await cache.get('k'), 'old')
+})
+
 test('refreshes queued before it opened are not run while it is open', async t => {
   const cache = open(t, { breaker: { threshold: 1, timeout: '1h' }, refresh: { concurrency: 1 } })
   const blocker = controlled()

@@ -1,5 +1,6 @@
 // Guards getMany(): one batched fetch for what is missing, errors key by key, stale keys refreshed in one batch.
 
+import { runInNewContext } from 'node:vm'
 import { assert, EXPIRED, isError, open, reasonOf, rejects, STALE, test } from './helpers/kv.mjs'
 import { controlled, counted, isPending, settle, until } from './helpers/async.mjs'
 
@@ -103,6 +104,18 @@ test('the fetcher may answer with a Map or an object, at once or later', async t
     assert.equal(await cache.get('k'), 1)
     await cache.delete('k')
   }
+})
+
+test('a Map, an Error and a promise of another realm are what they are', async t => {
+  const cache = open(t)
+  const answer = runInNewContext('async () => new Map([["a", 1], ["b", new TypeError("just b")]])')
+  const found = await cache.getMany(['a', 'b', 'c'], answer)
+  assert.deepEqual([...found], [['a', 1]])
+  assert.equal(found.errors.get('b').message, 'just b')
+  assert.deepEqual(
+    [...(await cache.getMany(runInNewContext('["d"]'), runInNewContext('() => ({ d: 4 })')))],
+    [['d', 4]]
+  )
 })
 
 test('keys such as __proto__ and constructor are keys like others', async t => {

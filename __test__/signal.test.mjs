@@ -144,6 +144,27 @@ test('a signal kept for long does not gather listeners', async t => {
   assert.equal(getEventListeners(signal, 'abort').length, 0)
 })
 
+test('a signal shared by many gets at once warns of nothing, and ends them all', async t => {
+  const cache = open(t)
+  const warnings = []
+  const warn = warning => warnings.push(warning.message)
+  process.on('warning', warn)
+  t.after(() => process.off('warning', warn))
+  const { signal } = new AbortController()
+  await Promise.all(Array.from({ length: 50 }, (_, i) => cache.get(`k${i}`, async () => i, { signal })))
+  await Promise.all(Array.from({ length: 50 }, () => cache.get('same', async () => 1, { signal })))
+  assert.equal(getEventListeners(signal, 'abort').length, 0)
+  const controller = new AbortController()
+  const never = () => new Promise(() => {})
+  const gets = Array.from({ length: 50 }, (_, i) => cache.get(`n${i % 25}`, never, { signal: controller.signal }))
+  const many = cache.getMany(['m1', 'm2'], never, { signal: controller.signal })
+  controller.abort('gone')
+  for (const get of [...gets, many]) assert.equal(await reasonOf(get), 'gone')
+  assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
+  await settle()
+  assert.deepEqual(warnings, [])
+})
+
 test('an abort after the answer changes nothing', async t => {
   const cache = open(t)
   const controller = new AbortController()

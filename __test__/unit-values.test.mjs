@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { describe, it } from 'node:test'
-import { isDeepStrictEqual } from 'node:util'
+import { inspect, isDeepStrictEqual } from 'node:util'
 import { createContext, runInContext } from 'node:vm'
 import fc from 'fast-check'
 import { MAX_KEY_BYTES, show } from '../lib/errors.js'
@@ -174,7 +174,9 @@ describe('decode', () => {
   it('gives back what structured clone carries', () => {
     const values = fc.anything({ withBigInt: true, withDate: true, withMap: true, withSet: true, withTypedArray: true,
       withSparseArray: true })
-    fc.assert(fc.property(values.filter(value => value !== undefined), value => {
+    // Node's own comparison takes no invalid date for another, before Node 24.
+    const comparable = value => value !== undefined && !inspect(value, { depth: Infinity }).includes('Invalid Date')
+    fc.assert(fc.property(values.filter(comparable), value => {
       let cloned
       try {
         cloned = structuredClone(value)

@@ -6,6 +6,7 @@
  * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { offAbort, onAbort } from './aborts.js'
 import { circuitOpen, closed, invalidKey, invalidOption, isOwn, recursion, serializeFailed, timeout, valueTooLarge } from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
@@ -44,6 +45,7 @@ const OWN_FAULTS = new Set([
  * @property {readonly Layer[]} layers
  * @property {number} hardTimeout
  * @property {number} route
+ * @property {{ flight: Flight, error: unknown }[]} failures of the attempt before
  * @property {<R>(run: () => R) => R} inContext runs in the async context of the get that asked for it
  */
 
@@ -302,7 +304,7 @@ export class Core {
       const stop = () => {
         waiting = false
         clearTimeout(timer)
-        signal?.removeEventListener('abort', abort)
+        if (signal !== undefined) offAbort(signal, abort)
       }
       const abort = () => {
         stop()
@@ -318,7 +320,7 @@ export class Core {
           reject(error)
         }
       })
-      signal?.addEventListener('abort', abort, { once: true })
+      if (signal !== undefined) onAbort(signal, abort)
       if (softTimeout !== Infinity) {
         timer = setTimeout(() => {
           const answer = standIn(this, flight.key)
@@ -362,7 +364,7 @@ export class Core {
     const batch = native.refresh(this.number, keys)
     if (batch === 0) return
     const inContext = /** @type {any} */ (AsyncLocalStorage.snapshot())
-    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.id ?? 0, inContext })
+    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.id ?? 0, failures: [], inContext })
     checkMail()
   }
 
@@ -375,6 +377,8 @@ export class Core {
     const started = native.start(this.number, batch)
     if (refresh === undefined || started.length === 0) {
       this.refreshes.delete(batch)
+      // A retry that its circuit refuses will not come: what failed has failed for good.
+      for (const { flight, error } of refresh?.failures ?? []) this.#tellRefresh(flight, { error })
       checkMail()
       return
     }
@@ -405,6 +409,8 @@ export class Core {
     if (over) this.refreshes.delete(call.batch)
     if (failure === undefined) this.#tellRefresh(flight, undefined)
     else call.failures.push({ flight, error: failure.error })
+    const refresh = this.refreshes.get(call.batch)
+    if (refresh !== undefined) refresh.failures = call.failures
     if (over) for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
   }
 

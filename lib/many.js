@@ -5,6 +5,7 @@
  * Every key is looked up; stale ones are served and refreshed in one batch; those that someone loads already are joined;
  * the rest goes to the batch fetcher in one call, each under a flight of its own, so that a get() of one of them joins it.
  */
+import { types } from 'node:util'
 import { invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
 import { ALIVE, Call, Flight, standIn } from './flight.js'
 import { FORCE, H, PERMIT, Status, checkMail, header, native } from './native.js'
@@ -238,7 +239,8 @@ export function loadBatch(call, fetcher) {
  * @param {any} result
  */
 function distribute(flights, result) {
-  const isMap = result instanceof Map
+  // Of whatever realm.
+  const isMap = types.isMap(result)
   if (!isMap && (typeof result !== 'object' || result === null)) {
     for (const flight of flights) {
       flight.fail(invalidValue(flight.key, 'did not come: the fetcher of getMany() must give a Map or an object'), ALIVE)
@@ -248,7 +250,7 @@ function distribute(flights, result) {
   for (const flight of flights) {
     try {
       const value = isMap ? result.get(flight.key) : Object.hasOwn(result, flight.key) ? result[flight.key] : undefined
-      if (value instanceof Error) flight.fail(value, ALIVE)
+      if (types.isNativeError(value) || value instanceof Error) flight.fail(value, ALIVE)
       else flight.settle(value)
     } catch (error) {
       // An accessor of the result threw.
