@@ -91,7 +91,7 @@ export function demoConfig({ quick = false, rate = quick ? QUICK_RATE : DEFAULT_
     // Ages are scaled to the length of the replay. At 45 s: fresh for 4.5 s, served stale up to 11.25 s, kept for
     // errors 45 s.
     cache: {
-      memory: '24mb',
+      memory: '12mb',
       maxAge: round(seconds / 10),
       staleAge: round(seconds / 4),
       staleIfError: round(seconds),

@@ -94,6 +94,7 @@ export function cacheRows({ withCache, config }) {
     ['pages held at the end', count(cache.end.entries)],
     ['evicted for room; expired', `${count(cache.evicted.budget)}; ${count(cache.evicted.expired)}`],
     ['memory, at most', `${mebibytes(fullest)} of ${config.cache.memory}`],
+    ['values held at the end, before compression', mebibytes(cache.end.bytesBeforeCompression)],
     ['look-up inside the engine, fresh: p50; p99', both(hit)],
     ['look-up inside the engine, stale: p50; p99', both(stale)],
     ['fetch from the origin: p50; p99', both(fetch)]
