@@ -753,7 +753,7 @@ impl World {
         self.compare_cached();
         assert_eq!(self.engine.open_flights(), self.reference.open_flights());
         self.compared += 1;
-        if self.compared % FIGURES_EVERY == 0 {
+        if self.compared.is_multiple_of(FIGURES_EVERY) {
             self.compare_figures();
         }
         let (alarm, due) = (self.alarm.at(), self.reference.next_due());
