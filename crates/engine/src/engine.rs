@@ -979,9 +979,10 @@ impl Engine {
             return;
         }
         self.reclaim_at.store(FOREVER, Ordering::SeqCst);
-        let reclaimed = self.memory.reclaim(now, RECLAIM_AT_ONCE);
+        self.memory.reclaim(now, RECLAIM_AT_ONCE);
         if let Some(next) = self.memory.next_expiry() {
-            let pause = if reclaimed >= RECLAIM_AT_ONCE { 1 } else { RECLAIM_EVERY };
+            // Not the number reclaimed tells whether there is more to do: see there.
+            let pause = if next <= now { 1 } else { RECLAIM_EVERY };
             self.reclaim_at.fetch_min(next.max(now + pause), Ordering::SeqCst);
         }
     }
