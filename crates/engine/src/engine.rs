@@ -5,8 +5,8 @@
 //! out) goes to the [`Inbox`] of the thread that it concerns.
 //!
 //! Locks are taken in this order and never the other way round: a key's lock ([`FlightTable::lock`]), then one of: a
-//! flight's state, the queue, a breaker, the cool-downs, the timers, a shard of the memory tier. Inboxes are told when
-//! nothing is locked.
+//! flight's state, the queue, a breaker, the cool-downs, the timers, a shard of the memory tier. Inboxes only
+//! queue what they are told.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ mod validate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ThreadId(u32);
 
-/// Where a thread receives what the engine tells it. Called with nothing locked; must not call the engine back.
+/// Where a thread receives what the engine tells it. Evictions come while a key's lock is held, so an inbox only queues: it
+/// must not call the engine back.
 pub trait Inbox: Send + Sync {
     /// Takes one event. Order is kept.
     fn post(&self, event: Event);
@@ -932,7 +933,10 @@ impl Engine {
             // Under the key's lock, as all that changes what is stored: nothing newer is overwritten.
             let _lock = self.flights.lock(key);
             if self.memory.peek(key).is_some_and(|now| now.is(&entry)) {
+                // The plain one may be evicted between the two; then the compressed one ends by itself.
+                let dead_at = compressed.dead_at();
                 self.memory.insert(compressed);
+                self.expects_expiry(dead_at);
             }
         }
     }

@@ -3,7 +3,9 @@
 //! A fetcher that asks the cache for another key makes its own load wait for that one. Should the other load, through
 //! any number of others, already wait for the first, neither would ever end. The edge that would close such a circle is
 //! refused instead. The graph is one for the process, because fetchers of different caches can wait for each other; it
-//! holds an edge only while both loads run, and nothing at all for loads that are not nested.
+//! holds an edge only while both loads run, and nothing at all for loads that are not nested. An edge stays when its caller
+//! gives up waiting before either load has ended: a circle may then be seen where nobody waits any more, and a get is
+//! refused that would have been answered.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
