@@ -182,3 +182,179 @@ fn most_workers() -> usize {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     processors.saturating_sub(1).clamp(1, MOST_WORKERS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+    use crate::codec::compress::Algorithm;
+    use crate::engine::{Begin, Begun, Compression, Event, Inbox, ThreadId, Value};
+    use crate::entry::{Ages, Kind};
+    use crate::load::breaker::{OriginId, Outcome};
+    use crate::load::queue::Limits;
+
+    /// One test at a time: the scheduler is one for the process.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    /// Long enough for anything that happens at all, however busy the machine.
+    const LONG: Duration = Duration::from_secs(30);
+
+    struct Post(Mutex<Sender<Event>>);
+
+    impl Inbox for Post {
+        fn post(&self, event: Event) {
+            let _ = self.0.lock().send(event);
+        }
+    }
+
+    fn open() -> (Scheduled, ThreadId, Receiver<Event>) {
+        let scheduled = Scheduled::open(Config {
+            memory: 1 << 20,
+            queue: Limits { concurrency: 1, max_queued: 10, retries: 0 },
+            backoff: 1,
+            cooldown: 1,
+            breaker: None,
+            compression: Some(Compression { algorithm: Algorithm::Lz4, level: 0, threshold: 100 }),
+        });
+        let (sender, receiver) = channel();
+        let thread = scheduled.engine().attach(Arc::new(Post(Mutex::new(sender))));
+        (scheduled, thread, receiver)
+    }
+
+    fn lead(scheduled: &Scheduled, thread: ThreadId, hard_timeout: Millis) -> u64 {
+        let begin =
+            Begin { thread, parent: 0, origin: OriginId::NONE, route: 0, hard_timeout, force: false, permit: true };
+        match scheduled.engine().begin(b"k", &begin) {
+            Begun::Lead { token, .. } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put(scheduled: &Scheduled, key: &str, bytes: &[u8], life: Millis) {
+        let ages = Ages { max_age: life, stale_age: life, stale_if_error: life };
+        let value = Value { kind: Kind::Bytes, bytes, metadata: b"", ages, route: 0 };
+        scheduled.engine().commit(scheduled.engine().prepare(key.as_bytes(), &value).unwrap());
+    }
+
+    /// Waits until it is so, for [`LONG`] at most.
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < LONG, "{what}: not within {LONG:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The scheduler's threads, where the system tells.
+    fn threads() -> Option<usize> {
+        let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        Some(names.filter(|name| name.starts_with("kvcache-")).count())
+    }
+
+    #[test]
+    fn tells_a_time_out_to_an_engine_that_nobody_calls() {
+        let _turn = TURN.lock();
+        let (scheduled, thread, events) = open();
+        // A later alarm is set first: the earlier one has to wake it.
+        let (other, other_thread, other_events) = open();
+        lead(&other, other_thread, 200);
+        let token = lead(&scheduled, thread, 20);
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::TimedOut(token)));
+        assert!(matches!(other_events.recv_timeout(LONG), Ok(Event::TimedOut(_))));
+        scheduled.engine().fail(token, Outcome::Failure, true);
+        assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn entries_end_although_nobody_reads_them() {
+        let _turn = TURN.lock();
+        let (scheduled, ..) = open();
+        (0..100).for_each(|n| put(&scheduled, &n.to_string(), b"v", 10 + n));
+        put(&scheduled, "stays", b"v", FOREVER);
+        eventually("entries end", || scheduled.engine().stats().entries == 1);
+    }
+
+    #[test]
+    fn workers_compress_and_decompress() {
+        let _turn = TURN.lock();
+        let (scheduled, thread, events) = open();
+        let engine = scheduled.engine();
+        (0..100).for_each(|n| put(&scheduled, &n.to_string(), &[b'v'; 10_000], FOREVER));
+        if !engine.flush() {
+            assert_eq!(events.recv_timeout(LONG), Ok(Event::Idle));
+        }
+        let found = engine.peek(b"99").unwrap();
+        assert_eq!(found.entry.codec(), Some(Algorithm::Lz4));
+        let number = engine.inflate(thread, found.entry);
+        assert_eq!(events.recv_timeout(LONG), Ok(Event::Inflated(number)));
+        assert_eq!(engine.take_inflated(number).unwrap().bytes.unwrap(), [b'v'; 10_000]);
+    }
+
+    #[test]
+    fn its_threads_end_with_the_last_engine_and_start_again_with_the_next() {
+        let _turn = TURN.lock();
+        for _ in 0..3 {
+            let (first, ..) = open();
+            let (second, thread, events) = open();
+            put(&second, "k", &[b'v'; 10_000], FOREVER);
+            drop(first);
+            // A worker may start at any moment until its work is done.
+            if !second.engine().flush() {
+                assert_eq!(events.recv_timeout(LONG), Ok(Event::Idle));
+            }
+            assert!(threads().is_none_or(|threads| threads >= 1));
+            let number = second.engine().inflate(thread, second.engine().peek(b"k").unwrap().entry);
+            assert_eq!(events.recv_timeout(LONG), Ok(Event::Inflated(number)));
+            drop(second);
+            // Joined, all of them; the system may list them a moment longer.
+            eventually("threads end", || threads().is_none_or(|threads| threads == 0));
+        }
+    }
+
+    #[test]
+    fn engines_that_come_and_go_in_many_threads_never_wait_for_one_another_for_ever() {
+        let _turn = TURN.lock();
+        let done = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let users: Vec<_> = (0..4)
+            .map(|n| {
+                let done = Arc::clone(&done);
+                thread::spawn(move || {
+                    for round in 0..200 {
+                        let (scheduled, thread, events) = open();
+                        if (round + n) % 20 == 0 {
+                            let token = lead(&scheduled, thread, 1);
+                            assert_eq!(events.recv_timeout(LONG), Ok(Event::TimedOut(token)));
+                        } else if round % 3 == 0 {
+                            put(&scheduled, "k", &[b'v'; 1_000], 1);
+                        }
+                    }
+                    done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                })
+            })
+            .collect();
+        eventually("all have come and gone", || done.load(std::sync::atomic::Ordering::SeqCst) == users.len());
+        users.into_iter().for_each(|user| user.join().unwrap());
+        eventually("threads end", || threads().is_none_or(|threads| threads == 0));
+    }
+
+    #[test]
+    fn an_engine_that_is_still_used_after_its_handle_has_gone_is_let_be() {
+        let _turn = TURN.lock();
+        let (scheduled, thread, events) = open();
+        let engine = Arc::clone(scheduled.engine());
+        let token = lead(&scheduled, thread, 10);
+        drop(scheduled);
+        put_into(&engine);
+        assert!(events.try_recv().is_err());
+        assert_eq!(engine.fail(token, Outcome::Aborted, false).stored, crate::engine::Stored::No);
+        assert_eq!(engine.open_flights(), 0);
+    }
+
+    fn put_into(engine: &Engine) {
+        let ages = Ages { max_age: 1, stale_age: 1, stale_if_error: 1 };
+        let value = Value { kind: Kind::Bytes, bytes: &[b'v'; 1_000], metadata: b"", ages, route: 0 };
+        engine.commit(engine.prepare(b"other", &value).unwrap());
+    }
+}
