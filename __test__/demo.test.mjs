@@ -290,8 +290,8 @@ test('a quick run is sound, prints its table and writes its report', { timeout: 
     for (const phase of ['origin well', 'origin slow', 'well again', 'origin dead', 'origin back']) {
       assert.match(out, new RegExp(`^${phase}, [\\d.]+ s +`, 'm'))
     }
-    assert.match(out, /^hit p99 .* the promised 5 ms$/m)
-    assert.match(out, /^stale p99 .* the promised 5 ms$/m)
+    assert.match(out, /^hit p99 [\d.]+ m?s: .*under the promised 5 ms; inside the service [\d.]+ m?s, .*under 5 ms$/m)
+    assert.match(out, /^stale p99 [\d.]+ m?s: .*under the promised 5 ms; inside the service [\d.]+ m?s, .*under 5 ms$/m)
     assert.ok(out.includes(files.report))
   })
 

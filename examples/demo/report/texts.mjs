@@ -28,13 +28,11 @@ export function summary({ withCache, config }) {
  */
 export function highlights({ withCache, without }) {
   const [hit, stale] = promise(withCache)
-  const verdict = (/** @type {typeof hit} */ { kept, inService }) =>
-    `${kept ? 'under' : 'not under'} the promised ${PROMISE_MS} ms; ${ms(inService)} inside the service`
   const share = (/** @type {typeof withCache} */ { pages, requests }) => percent(pages / requests)
   const [load, loadWithout] = [withCache, without].map(({ origin }) => count(origin.requests))
   return [
-    ['Hit p99', ms(hit.p99), verdict(hit)],
-    ['Stale p99', ms(stale.p99), verdict(stale)],
+    ['Hit p99', ms(hit.p99), `${hit.verdict}; ${hit.inService}`],
+    ['Stale p99', ms(stale.p99), `${stale.verdict}; ${stale.inService}`],
     ['Pages answered', share(withCache), `${share(without)} without the cache`],
     ['Origin load saved', percent(withCache.origin.reduction), `${load} requests instead of ${loadWithout}`]
   ]
