@@ -41,3 +41,5 @@ process.on('message', async (/** @type {{ name: string, ops: number, rounds: num
     process.send?.({ error: `${peer.name}, ${name}: ${error instanceof Error ? error.stack : error}` })
   }
 })
+// Whoever asked is gone.
+process.on('disconnect', () => process.exit())
