@@ -7,7 +7,10 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { offAbort, onAbort } from './aborts.js'
-import { circuitOpen, closed, invalidKey, invalidOption, isOwn, recursion, serializeFailed, timeout, valueTooLarge } from './errors.js'
+import {
+  circuitOpen, closed, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion, serializeFailed, timeout,
+  valueTooLarge
+} from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
@@ -437,7 +440,7 @@ export class Core {
       return Boolean(this.failure(error))
     } catch (cause) {
       // A filter that fails cannot vouch for the origin.
-      this.report(asError(cause))
+      this.report(listenerFailed('breaker.failure', cause))
       return true
     }
   }

@@ -8,6 +8,11 @@ import { nodeOf } from './node-versions.mjs'
 
 /** Lines of Node.js that must pass. */
 const LINES = ['20', '22', '24', '26']
+/**
+ * Suites that replay traffic at a rate of their own: they run by themselves, after the others, and on the present Node.js
+ * only, for beside others they would measure those.
+ */
+const ALONE = ['__test__/demo.test.mjs']
 /** Where suites are. */
 const FOLDERS = ['__test__', 'bench', 'examples']
 
@@ -17,6 +22,7 @@ const FOLDERS = ['__test__', 'bench', 'examples']
  */
 export async function node(report, versions) {
   const suites = FOLDERS.flatMap(suitesIn)
+  const together = suites.filter(name => !ALONE.includes(name))
   for (const version of versions ?? ['current', ...LINES.filter(line => !isPresent(line))]) {
     const present = version === 'current' || isPresent(version)
     const title = `node:test on Node.js ${present ? process.versions.node : version}`
@@ -26,8 +32,12 @@ export async function node(report, versions) {
       continue
     }
     // No test may take longer than the limit, nor may a suite: what hangs is a failure, not a longer wait.
-    const args = ['--test', '--test-reporter=spec', `--test-timeout=${5 * 60_000}`, ...suites]
-    await report.run(title, program, args, { minutes: 20 })
+    const options = ['--test', '--test-reporter=spec', `--test-timeout=${5 * 60_000}`]
+    await report.run(title, program, [...options, ...together], { minutes: 20 })
+    if (!present) continue
+    for (const name of suites.filter(name => ALONE.includes(name))) {
+      await report.run(`node:test of ${name}, alone`, program, [...options, name], { minutes: 10 })
+    }
   }
 }
 
