@@ -225,7 +225,11 @@ export class Flight {
     const { metadata } = resolved
     const data = this.callers > 1 ? kept(encoded) : encoded.data
     const maxAge = unstored ? 0 : ages.maxAge
-    const answer = new Answer(core, key, encoded.kind, data, { state: 'loaded', age: 0, maxAge, metadata })
+    const facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata })
+    // A refresh that nobody waits for needs no copy, but for seeing that a serializer of the user's can read what it wrote.
+    const answer = this.callers === 0 && encoded.kind !== Kind.Custom
+      ? new Nothing()
+      : new Answer(core, key, encoded.kind, data, facts)
     this.#report(() => {
       if (unstored) {
         native.settleUnstored(core.number, token)
