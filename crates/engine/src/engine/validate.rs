@@ -53,6 +53,11 @@ impl Engine {
         assert!(trials.is_empty());
     }
 
+    /// Bytes in use, of the [budget](Engine::budget).
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
     /// Flights that have not ended.
     pub fn open_flights(&self) -> usize {
         self.flights.len()
