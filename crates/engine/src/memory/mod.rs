@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 
 use self::budget::Budget;
 use self::policy::Tuner;
-use self::shard::{Inner, Shard};
+use self::shard::{Inner, Shard, Weigher};
 use crate::clock::{FOREVER, Millis};
 use crate::entry::{Entry, Hook};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, pause};
@@ -118,10 +118,10 @@ pub struct MemoryTier {
 impl MemoryTier {
     /// An empty tier.
     pub fn new(config: Config, listener: Option<Arc<dyn EvictListener>>) -> Self {
-        let weigh = match config.weight {
-            Weight::Bytes => |entry: &Entry| entry.allocated() as u64 + OVERHEAD,
-            Weight::Unit => |_: &Entry| 1,
-            Weight::Value => |entry: &Entry| (entry.value().len() as u64).max(1),
+        let weigher = match config.weight {
+            Weight::Bytes => Weigher { of: |entry| entry.allocated() as u64 + OVERHEAD, least: OVERHEAD },
+            Weight::Unit => Weigher { of: |_| 1, least: 1 },
+            Weight::Value => Weigher { of: |entry| (entry.value().len() as u64).max(1), least: 1 },
         };
         let shards = match config.shards {
             Some(shards) => shards.next_power_of_two().clamp(1, MOST_SHARDS),
@@ -131,11 +131,11 @@ impl MemoryTier {
         let budget = Arc::new(Budget::new(config.budget));
         let share = config.budget / shards as u64;
         let giant = if shards == 1 { u64::MAX } else { share / 4 };
-        let shard = |_| Shard::new(share, giant, Arc::clone(&budget), Arc::clone(&tuner), weigh);
+        let shard = |_| Shard::new(share, giant, Arc::clone(&budget), Arc::clone(&tuner), weigher);
         Self {
             shards: (0..shards).map(shard).collect(),
             budget,
-            weigh,
+            weigh: weigher.of,
             listener,
             evictions: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),

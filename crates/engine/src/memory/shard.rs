@@ -36,6 +36,14 @@ pub(super) struct Shard {
     giant: u64,
 }
 
+/// What entries weigh.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weigher {
+    pub of: fn(&Entry) -> u64,
+    /// The least that one can weigh.
+    pub least: u64,
+}
+
 /// On cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -83,11 +91,14 @@ pub(super) struct Held {
 
 impl Shard {
     /// An empty shard with that share of the budget, in which what weighs more than `giant` is one.
-    pub fn new(share: u64, giant: u64, budget: Arc<Budget>, tuner: Arc<Tuner>, weigh: fn(&Entry) -> u64) -> Self {
+    pub fn new(share: u64, giant: u64, budget: Arc<Budget>, tuner: Arc<Tuner>, weigher: Weigher) -> Self {
+        let weigh = weigher.of;
+        // It may borrow from other shards.
+        let most = usize::try_from(share / weigher.least).unwrap_or(usize::MAX).saturating_mul(2);
         let (policy, view) = Policy::new(share, tuner);
         let inner = Inner { slots: Slots::new(weigh), policy, wheel: Wheel::new(), order: Order::new() };
         Self {
-            table: Table::new(),
+            table: Table::new(most),
             view: Apart(view),
             figures: Apart(Figures {
                 weight: AtomicU64::new(0),

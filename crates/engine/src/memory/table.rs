@@ -12,7 +12,6 @@
 //! The table owns no references: an entry is in it only while its slot holds it.
 
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 
 use crate::entry::Entry;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, pause};
@@ -23,24 +22,29 @@ const PLACES: usize = 7;
 /// A bucket is added when there are more entries than this a bucket, times 2.
 const LOAD_TWICE: usize = 9;
 
-/// Buckets at the start, and in each of the first segments four times.
+/// Buckets at the start.
 const START: usize = 16;
 
-/// Four segments for each doubling of the table's length, so that at most a fifth lies idle.
-const SEGMENTS: usize = 4 * 28;
+/// Buckets a segment: 16 KiB.
+const SEGMENT: usize = 256;
+
+/// Most segments: 75 million entries.
+const MOST_SEGMENTS: usize = 1 << 16;
 
 /// Bit of a bucket's word: somebody has locked it.
 const LOCKED: u64 = 1;
 /// Bit of a bucket's word: the last place is a further bucket.
 const FURTHER: u64 = 2;
 
+/// The tag bytes of a word.
+const TAGS: u64 = !0xff;
 const ONES: u64 = 0x0101_0101_0101_0100;
-const HIGHS: u64 = 0x8080_8080_8080_8000;
+const SEVENS: u64 = 0x7f7f_7f7f_7f7f_7f00;
 
 #[derive(Debug)]
 #[repr(align(64))]
 struct Bucket {
-    /// Byte 0: [`LOCKED`], [`FURTHER`]. Byte `n`: the tag of place `n - 1`, 0 if it is free.
+    /// Byte 0: [`LOCKED`], [`FURTHER`]. Byte `n`: the tag of place `n - 1`, 0 if it is free or a further bucket.
     word: AtomicU64,
     /// Entries; with [`FURTHER`], the last is a `Box<Bucket>`.
     places: [AtomicPtr<()>; PLACES],
@@ -54,9 +58,10 @@ type Pair = (u8, NonNull<()>);
 pub(super) struct Table {
     /// Number of buckets.
     len: AtomicUsize,
+    /// Boxes of [`SEGMENT`] buckets, null from some point on: as many as `len` says are there, or one more.
+    segments: Box<[AtomicPtr<Bucket>]>,
     /// Number of entries. Changed under the shard's lock.
     entries: AtomicUsize,
-    segments: Box<[OnceLock<Box<[Bucket]>>]>,
 }
 
 /// A locked bucket.
@@ -75,13 +80,12 @@ impl Bucket {
     fn lock(&self) -> Locked<'_> {
         let mut round = 0;
         loop {
-            let word = self.word.fetch_or(LOCKED, Ordering::Acquire);
-            if word & LOCKED == 0 {
-                return Locked { bucket: self, word };
-            }
-            while self.word.load(Ordering::Relaxed) & LOCKED != 0 {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & LOCKED != 0 {
                 pause(round);
                 round += 1;
+            } else if self.word.compare_exchange(word, word | LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Locked { bucket: self, word };
             }
         }
     }
@@ -107,14 +111,13 @@ impl Bucket {
         let mut bucket = self;
         loop {
             let apart = word ^ (tag as u64 * ONES);
-            // Bytes that are equal, and rarely one above such a byte: that entry is then compared in vain.
-            let mut equal = apart.wrapping_sub(ONES) & !apart & HIGHS;
-            let last = last(word);
+            // The highest bit of each byte that is 0, and of no other.
+            let mut equal = !(((apart & SEVENS) + SEVENS) | apart | SEVENS) & TAGS;
             while equal != 0 {
                 let place = equal.trailing_zeros() as usize / 8 - 1;
                 equal &= equal - 1;
-                if let Some(entry) = NonNull::new(bucket.place(place)).filter(|_| place < last) {
-                    // SAFETY: entries in the table are kept by their slots, and the caller holds off their removal.
+                if let Some(entry) = NonNull::new(bucket.place(place)) {
+                    // SAFETY: places with a tag are entries; those are kept by their slots, and the caller holds off their removal.
                     let entry = unsafe { Entry::borrow_pointer(entry) };
                     if is(&entry) {
                         return Some((bucket, place));
@@ -131,9 +134,9 @@ impl Bucket {
         let mut bucket = Some(self);
         while let Some(this) = bucket {
             let word = this.word.load(Ordering::Relaxed);
-            let last = last(word);
             let tags = word.to_le_bytes();
-            pairs.extend((0..last).filter_map(|n| Some((tags[n + 1], NonNull::new(this.place(n))?))));
+            let tagged = (0..PLACES).filter(|n| tags[n + 1] != 0);
+            pairs.extend(tagged.filter_map(|n| Some((tags[n + 1], NonNull::new(this.place(n))?))));
             bucket = this.further(word);
         }
     }
@@ -194,16 +197,15 @@ impl Drop for Locked<'_> {
 }
 
 impl Table {
-    /// An empty table.
-    pub fn new() -> Self {
+    /// An empty table that is to hold at most about that many entries; with more, its buckets get longer.
+    pub fn new(most: usize) -> Self {
+        let segments = (most.saturating_mul(2) / LOAD_TWICE / SEGMENT + 1).min(MOST_SEGMENTS);
         let table = Self {
             len: AtomicUsize::new(START),
+            segments: std::iter::repeat_with(AtomicPtr::default).take(segments).collect(),
             entries: AtomicUsize::new(0),
-            segments: std::iter::repeat_with(OnceLock::new).take(SEGMENTS).collect(),
         };
-        for n in 0..START {
-            table.provide(n);
-        }
+        table.provide(START - 1);
         table
     }
 
@@ -215,7 +217,7 @@ impl Table {
     /// A reference to the entry of that key, after `seen` has looked at it. For anyone.
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8], seen: impl FnOnce(&Entry)) -> Option<Entry> {
-        self.get_by(hash, |entry| entry.key() == key, seen)
+        self.get_by(hash, |entry| same(entry.key(), key), seen)
     }
 
     /// A reference to the entry with that hash for which `is` holds, after `seen` has looked at it. For anyone.
@@ -232,12 +234,15 @@ impl Table {
 
     #[inline]
     fn lock(&self, hash: u64) -> Locked<'_> {
+        let mut len = self.len.load(Ordering::Acquire);
         loop {
-            let n = number(hash, self.len.load(Ordering::Acquire));
+            let n = number(hash, len);
             let locked = self.bucket(n).lock();
-            if number(hash, self.len.load(Ordering::Acquire)) == n {
+            let now = self.len.load(Ordering::Acquire);
+            if now == len || number(hash, now) == n {
                 return locked;
             }
+            len = now;
         }
     }
 
@@ -257,8 +262,7 @@ impl Table {
     pub fn insert(&self, hash: u64, entry: &Entry) {
         let pair = (tag(hash), entry.as_pointer());
         let mut locked = self.lock(hash);
-        let last = last(locked.word);
-        match (0..last).find(|n| locked.bucket.place(*n).is_null()) {
+        match (0..PLACES).find(|n| locked.bucket.place(*n).is_null()) {
             Some(place) => locked.set(place, pair),
             None => {
                 let mut pairs = vec![pair];
@@ -312,7 +316,9 @@ impl Table {
     /// Splits the next bucket in two.
     fn grow(&self) {
         let len = self.len.load(Ordering::Relaxed);
-        self.provide(len);
+        if !self.provide(len) {
+            return;
+        }
         let old = self.bucket(number(len as u64, len));
         let mut pairs = Vec::new();
         old.pairs(&mut pairs);
@@ -328,22 +334,21 @@ impl Table {
         self.len.store(len + 1, Ordering::Release);
     }
 
-    /// Sees to it that the segment of that bucket is there.
-    fn provide(&self, n: usize) {
-        let (segment, _) = position(n);
-        if segment < SEGMENTS {
-            let buckets = || std::iter::repeat_with(Bucket::new).take((START / 4) << (segment / 4)).collect();
-            self.segments[segment].get_or_init(buckets);
+    /// Sees to it that the segment of that bucket is there. False if there is no place for it.
+    fn provide(&self, n: usize) -> bool {
+        let Some(segment) = self.segments.get(n / SEGMENT) else { return false };
+        if segment.load(Ordering::Relaxed).is_null() {
+            let buckets: Box<[Bucket]> = std::iter::repeat_with(Bucket::new).take(SEGMENT).collect();
+            segment.store(Box::into_raw(buckets).cast(), Ordering::Release);
         }
+        true
     }
 
     #[inline]
     fn bucket(&self, n: usize) -> &Bucket {
-        let (segment, offset) = position(n);
-        match self.segments[segment].get() {
-            Some(buckets) => &buckets[offset],
-            None => unreachable!("bucket {n} was not provided"),
-        }
+        let segment = self.segments[n / SEGMENT].load(Ordering::Acquire);
+        // SAFETY: a bucket has a number only after its segment of this length has been provided, and segments stay.
+        unsafe { &*segment.add(n % SEGMENT) }
     }
 
     /// Checks that exactly `entries` are in it, each where its hash belongs.
@@ -369,38 +374,53 @@ impl Table {
     }
 }
 
+impl Drop for Table {
+    fn drop(&mut self) {
+        for segment in &self.segments {
+            let segment = ptr::slice_from_raw_parts_mut(segment.load(Ordering::Relaxed), SEGMENT);
+            if !segment.is_null() {
+                // SAFETY: it came from a box of that length.
+                drop(unsafe { Box::from_raw(segment) });
+            }
+        }
+    }
+}
+
 fn refill(locked: &mut Locked<'_>, pairs: &[Pair]) {
     drop(locked.empty());
     locked.fill(pairs);
 }
 
-/// The bucket of a hash in a table of that length.
+/// The bucket of a hash in a table of that length, which is not 0.
 #[inline]
 fn number(hash: u64, len: usize) -> usize {
-    let low = (1 << len.ilog2()) - 1;
-    let wide = hash as usize & ((low << 1) | 1);
-    if wide < len { wide } else { wide & low }
+    // All bits up to the highest of the length.
+    let mask = usize::MAX >> len.leading_zeros();
+    let wide = hash as usize & mask;
+    if wide < len { wide } else { wide & (mask >> 1) }
 }
 
-/// The segment of a bucket, and its place in there.
+/// Whether two keys are the same. Inline, because most keys are short and a call would be most of the work.
 #[inline]
-fn position(n: usize) -> (usize, usize) {
-    let n = n + START;
-    let double = n.ilog2() - START.ilog2();
-    let quarter = START.ilog2() - 2 + double;
-    (4 * double as usize + (n >> quarter & 3), n & ((1 << quarter) - 1))
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    match (a.last_chunk(), b.last_chunk()) {
+        // The last eight bytes overlap those before.
+        (Some(last_a), Some(last_b)) => {
+            let words = a.as_chunks().0.iter().zip(b.as_chunks().0);
+            words.fold(word(last_a) == word(last_b), |equal, (a, b)| equal & (word(a) == word(b)))
+        }
+        _ => a == b,
+    }
 }
 
 /// The tag of a hash: bits that neither the bucket nor the shard depends on, never 0.
 #[inline]
 fn tag(hash: u64) -> u8 {
     ((hash >> 56) as u8).max(1)
-}
-
-/// Places for entries in a bucket with that word.
-#[inline]
-fn last(word: u64) -> usize {
-    if word & FURTHER == 0 { PLACES } else { PLACES - 1 }
 }
 
 #[inline]
@@ -430,22 +450,42 @@ mod tests {
     }
 
     #[test]
-    fn buckets_fill_segments_without_gaps() {
-        let mut expected = 0;
-        for n in 0..100_000 {
-            let (segment, offset) = position(n);
-            if offset == 0 && n > 0 {
-                expected += 1;
+    fn a_longer_table_divides_a_bucket_in_two() {
+        for len in 1..1_000 {
+            let old = number(len as u64, len);
+            for n in 0..2_000_u64 {
+                let (before, after) = (number(n, len), number(n, len + 1));
+                assert!(before < len && (after == before || (before == old && after == len)), "{n} in {len}");
             }
-            assert_eq!(segment, expected, "bucket {n}");
-            assert!(offset < (START / 4) << (segment / 4));
         }
-        assert!(position((1 << 31) - 1).0 < SEGMENTS);
+    }
+
+    #[test]
+    fn compares_keys_of_all_lengths() {
+        for len in 0..40 {
+            let key: Vec<u8> = (0..len).collect();
+            assert!(same(&key, &key.clone()));
+            assert!(!same(&key, &[&key[..], b"x"].concat()));
+            for n in 0..len as usize {
+                let mut other = key.clone();
+                other[n] ^= 1;
+                assert!(!same(&key, &other), "byte {n} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn goes_on_when_it_may_not_grow() {
+        let table = Table::new(10);
+        let entries: Vec<_> = (0..3_000).map(|n| entry(&format!("{n}"))).collect();
+        entries.iter().for_each(|e| table.insert(hash(e), e));
+        assert_eq!(table.len.load(Ordering::Relaxed), SEGMENT);
+        table.validate(entries.iter());
     }
 
     #[test]
     fn holds_what_is_put_in_while_it_grows_and_empties() {
-        let table = Table::new();
+        let table = Table::new(usize::MAX);
         let mut entries: Vec<_> = (0..5_000).map(|n| entry(&format!("key {n}"))).collect();
         for (n, e) in entries.iter().enumerate() {
             table.insert(hash(e), e);
@@ -472,7 +512,7 @@ mod tests {
 
     #[test]
     fn equal_hashes_are_told_apart_by_key() {
-        let table = Table::new();
+        let table = Table::new(usize::MAX);
         let entries: Vec<_> = (0..40).map(|n| entry(&format!("{n}"))).collect();
         // All in one chain of buckets, with one tag.
         entries.iter().for_each(|e| table.insert(7 << 56, e));
@@ -488,7 +528,7 @@ mod tests {
 
     #[test]
     fn readers_find_what_stays_while_the_table_grows() {
-        let table = Table::new();
+        let table = Table::new(usize::MAX);
         let stays: Vec<_> = (0..100).map(|n| entry(&format!("stays {n}"))).collect();
         stays.iter().for_each(|e| table.insert(hash(e), e));
         let done = AtomicBool::new(false);
