@@ -1,0 +1,275 @@
+//! Loads: who runs the fetcher, who waits for it, and what its end means.
+
+use std::sync::Arc;
+
+use super::{BatchEnd, Begin, Begun, Engine, Found, Loaded, Settled, Stored, Value, build};
+use crate::clock::{FOREVER, Millis};
+use crate::load::breaker::{self, Outcome, Permit};
+use crate::load::flights::{Flight, KeyLock, Phase, Plan, Token};
+use crate::load::queue::{Notice, Progress};
+use crate::load::retry;
+use crate::load::timers::Timer;
+use crate::load::waits;
+use crate::stats::counters::{Event as Counted, RouteEvent};
+use crate::stats::latency::Op;
+
+impl Engine {
+    /// Decides what a caller that wants a key loaded is to do.
+    pub fn begin(&self, key: &[u8], begin: &Begin) -> Begun {
+        let began = self.clock.now_nanos();
+        let now = began / 1_000_000;
+        let mut notices = Vec::new();
+        let mut changed = None;
+        let mut begun = {
+            let mut lock = self.flights.lock(key);
+            self.begin_locked(key, begin, began, &mut lock, &mut notices, &mut changed)
+        };
+        self.tell(notices);
+        self.tell_breaker(begin.origin, changed);
+        match &mut begun {
+            Begun::Hit(found) => self.count_hit(found, began),
+            Begun::Recursion => {}
+            Begun::Lead { token, .. } => {
+                self.figures.counters.route(RouteEvent::Miss, begin.route);
+                self.figures.counters.route(RouteEvent::Load, begin.route);
+                self.arm_deadline(*token, now, begin.hard_timeout);
+            }
+            Begun::Join(_) => {
+                self.figures.counters.route(RouteEvent::Miss, begin.route);
+                self.figures.counters.count(Counted::Coalesced);
+            }
+            Begun::Refused { .. } => self.figures.counters.route(RouteEvent::Miss, begin.route),
+        }
+        begun
+    }
+
+    pub(super) fn begin_locked(
+        &self,
+        key: &[u8],
+        begin: &Begin,
+        began: u64,
+        lock: &mut KeyLock<'_>,
+        notices: &mut Vec<Notice>,
+        changed: &mut Option<breaker::State>,
+    ) -> Begun {
+        let now = began / 1_000_000;
+        if let Some(flight) = lock.attached() {
+            let mut state = flight.state.lock();
+            if state.phase == Phase::Running {
+                if begin.parent != 0 && !waits::wait(begin.parent, flight.token) {
+                    return Begun::Recursion;
+                }
+                state.waiting.push(began);
+                return Begun::Join(flight.token);
+            }
+        }
+        if !begin.force
+            && let Some(found) = self.peek_at(key, now)
+            && found.is_servable()
+        {
+            return Begun::Hit(found);
+        }
+        let mut permit = None;
+        if begin.permit {
+            let (answer, change) = self.breakers.try_acquire(begin.origin, now);
+            *changed = change;
+            match answer {
+                Permit::Granted { trial } => permit = Some(trial),
+                Permit::Refused { next_attempt } => return Begun::Refused { next_attempt },
+            }
+        }
+        // A refresh that only waits is taken over: the caller will not wait for the queue. Nor for one that timed out.
+        self.cut(lock, notices);
+        let plan = Plan {
+            thread: begin.thread,
+            origin: begin.origin,
+            route: begin.route,
+            hard_timeout: begin.hard_timeout,
+            batch: None,
+        };
+        let flight = Flight::new(key, plan, Phase::Running, self.log.current(), began);
+        if begin.parent != 0 {
+            waits::wait(begin.parent, flight.token);
+        }
+        let stale = self.peek_at(key, now);
+        {
+            let mut state = flight.state.lock();
+            state.waiting.push(began);
+            state.permit = permit;
+            state.stale = stale.as_ref().map(|found| found.entry.clone());
+        }
+        lock.attach(&flight);
+        Begun::Lead { token: flight.token, stale }
+    }
+
+    pub(super) fn arm_deadline(&self, token: Token, now: Millis, hard_timeout: Millis) {
+        if hard_timeout == FOREVER {
+            return;
+        }
+        let at = now.saturating_add(hard_timeout);
+        let earliest = {
+            let mut timers = self.timers.lock();
+            if timers.wants_rebuild() {
+                timers.retain(|timer| match timer {
+                    Timer::Deadline(token) => self.flights.is_alive(*token),
+                    Timer::Retry(_) => true,
+                });
+            }
+            timers.push(at, Timer::Deadline(token))
+        };
+        if earliest {
+            self.alarm.no_later_than(at);
+        }
+    }
+
+    /// Reports what the fetcher of a flight brought.
+    pub fn settle(&self, token: Token, loaded: &Loaded<'_>) -> Settled {
+        let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
+        let ended = self.clock.now_nanos();
+        let now = ended / 1_000_000;
+        let (stored, dead_at) = {
+            let mut lock = self.flights.lock(&flight.key);
+            let phase = flight.state.lock().phase;
+            if phase == Phase::Queued || self.flights.end(token).is_none() {
+                return Settled::GONE;
+            }
+            if lock.detach_if(&flight) && phase == Phase::Running {
+                self.store(&flight, loaded, now)
+            } else {
+                (Stored::No, FOREVER)
+            }
+        };
+        self.expects_expiry(dead_at);
+        if stored == Stored::Yes {
+            self.compress_later(&flight.key, loaded.len());
+        }
+        self.cooldowns.lock().recovered(&flight.key);
+        if flight.plan.batch.is_some() {
+            self.figures.counters.route(RouteEvent::BackgroundUpdate, flight.plan.route);
+        }
+        self.ended(&flight, ended, Outcome::Success);
+        Settled { stored, batch: self.finish(&flight, None, now) }
+    }
+
+    /// Stores what an attached flight brought, under the key's lock.
+    pub(super) fn store(&self, flight: &Flight, loaded: &Loaded<'_>, now: Millis) -> (Stored, Millis) {
+        let (seq, stale) = {
+            let mut state = flight.state.lock();
+            (state.seq, state.stale.take())
+        };
+        let entry = match loaded {
+            Loaded::Unstored => return (Stored::No, FOREVER),
+            Loaded::Value(value) => build(&flight.key, value, seq, now),
+            Loaded::NotModified { ages, metadata } => {
+                let Some(copy) = stale else { return (Stored::No, FOREVER) };
+                let value = Value {
+                    kind: copy.header().kind,
+                    bytes: copy.value(),
+                    metadata: metadata.unwrap_or(copy.metadata()),
+                    ages: *ages,
+                    route: flight.plan.route,
+                };
+                build(&flight.key, &value, seq, now).in_the_form_of(&copy)
+            }
+        };
+        let dead_at = entry.dead_at();
+        let bytes = self.memory.weigh(&entry);
+        if self.memory.insert(entry) {
+            (Stored::Yes, dead_at)
+        } else {
+            // What was there is older than what could not be stored: it must not be served as if nothing had come.
+            self.memory.remove(&flight.key);
+            (Stored::TooLarge { bytes }, FOREVER)
+        }
+    }
+
+    /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
+    /// or nothing; `failed`, whether it is an error to be counted, and for a refresh to be tried again. An abort is not.
+    pub fn fail(&self, token: Token, outcome: Outcome, failed: bool) -> Settled {
+        let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
+        let ended = self.clock.now_nanos();
+        let now = ended / 1_000_000;
+        let was_cut;
+        {
+            let mut lock = self.flights.lock(&flight.key);
+            let mut state = flight.state.lock();
+            if !self.flights.is_alive(token) || state.phase == Phase::Queued {
+                return Settled::GONE;
+            }
+            // One that was cut while it ran has nothing to retry, and no reason to rest.
+            was_cut = state.phase == Phase::Cut;
+            let attached = lock.attached().is_some_and(|f| f.token == token);
+            let retry = failed && flight.plan.batch.is_some_and(|batch| self.queue.lock().will_retry(batch));
+            if attached && retry {
+                state.phase = Phase::Queued;
+            } else {
+                lock.detach_if(&flight);
+                self.flights.end(token);
+            }
+        }
+        if failed {
+            self.figures.counters.route(RouteEvent::Error, flight.plan.route);
+        }
+        self.ended(&flight, ended, outcome);
+        let again = (failed && !was_cut).then(|| Arc::clone(&flight));
+        Settled { stored: Stored::No, batch: self.finish(&flight, again, now) }
+    }
+
+    /// What every end of a flight has in common: the breaker, the figures, those who waited.
+    pub(super) fn ended(&self, flight: &Flight, ended: u64, outcome: Outcome) {
+        waits::ended(flight.token);
+        let (permit, started, waiting) = {
+            let mut state = flight.state.lock();
+            (state.permit.take(), state.started, std::mem::take(&mut state.waiting))
+        };
+        if let Some(trial) = permit {
+            let changed = self.breakers.record(flight.plan.origin, ended / 1_000_000, trial, outcome);
+            self.tell_breaker(flight.plan.origin, changed);
+        }
+        if outcome != Outcome::Aborted {
+            self.figures.latencies.record(Op::Fetch, ended.saturating_sub(started));
+            for came in waiting {
+                self.figures.latencies.record(Op::Miss, ended.saturating_sub(came));
+            }
+        }
+    }
+
+    /// Tells a flight's batch, if it has one, that it has ended.
+    pub(super) fn finish(&self, flight: &Arc<Flight>, failed: Option<Arc<Flight>>, now: Millis) -> BatchEnd {
+        let Some(batch) = flight.plan.batch else { return BatchEnd::None };
+        let mut notices = Vec::new();
+        let progress = self.queue.lock().finish(batch, failed, &mut notices);
+        let end = match progress {
+            Progress::Running => BatchEnd::None,
+            Progress::Finished(failed) => {
+                for flight in failed {
+                    self.cooldowns.lock().failed(&flight.key, now);
+                    self.release(&flight);
+                }
+                BatchEnd::Finished
+            }
+            Progress::Retry(attempt) => {
+                let at = now.saturating_add(retry::backoff(self.config.backoff, attempt, fastrand::f64()));
+                self.timers.lock().push(at, Timer::Retry(batch));
+                self.alarm.no_later_than(at);
+                BatchEnd::Retry
+            }
+        };
+        self.tell(notices);
+        end
+    }
+
+    /// Ends a flight that was kept for a retry which will not come.
+    pub(super) fn release(&self, flight: &Flight) {
+        if self.flights.end(flight.token).is_some() {
+            self.flights.lock(&flight.key).detach_if(flight);
+        }
+    }
+
+    /// The copy in hand of a flight that has not ended.
+    pub fn copy_in_hand(&self, token: Token) -> Option<Found> {
+        let flight = self.flights.by_token(token)?;
+        let entry = flight.state.lock().stale.clone()?;
+        self.judge(entry, self.clock.now_millis())
+    }
+}

@@ -1,0 +1,70 @@
+//! Looking up: what a key holds and whether it may be served.
+
+use super::{Engine, Found};
+use crate::clock::Millis;
+use crate::entry::{Entry, Freshness};
+use crate::stats::counters::RouteEvent;
+use crate::stats::latency::Op;
+
+impl Engine {
+    /// Looks a key up for a get: a fresh or stale value counts as a hit and as a use. Where there is none, `give_up` tells
+    /// that nothing will be loaded, and a miss is counted under `route`.
+    pub fn lookup(&self, key: &[u8], give_up: Option<u16>) -> Option<Found> {
+        let began = self.clock.now_nanos();
+        let found = self.memory.get(key).and_then(|entry| self.judge(entry, began / 1_000_000));
+        match found {
+            Some(mut found) if found.is_servable() => {
+                self.count_hit(&mut found, began);
+                Some(found)
+            }
+            _ => {
+                if let Some(route) = give_up {
+                    self.figures.counters.route(RouteEvent::Miss, route);
+                }
+                None
+            }
+        }
+    }
+
+    /// The entry of a key, if it may be served at least when a load fails. Counts nothing.
+    pub fn peek(&self, key: &[u8]) -> Option<Found> {
+        self.peek_at(key, self.clock.now_millis())
+    }
+
+    /// The entry of a key, if it may stand in for a load that failed: one within its staleIfError. Counts nothing.
+    pub fn stand_in(&self, key: &[u8]) -> Option<Found> {
+        let now = self.clock.now_millis();
+        self.peek_at(key, now).filter(|found| now < found.entry.header().error_until)
+    }
+
+    pub(super) fn peek_at(&self, key: &[u8], now: Millis) -> Option<Found> {
+        self.memory.peek(key).and_then(|entry| self.judge(entry, now))
+    }
+
+    pub(super) fn judge(&self, entry: Entry, now: Millis) -> Option<Found> {
+        let freshness = entry.freshness(now);
+        if freshness == Freshness::Dead {
+            return None;
+        }
+        Some(Found { age: entry.age(now), entry, freshness, refresh_due: false })
+    }
+
+    pub(super) fn count_hit(&self, found: &mut Found, began: u64) {
+        let stale = found.freshness == Freshness::Stale;
+        if stale {
+            found.refresh_due = !self.cooldowns.lock().resting(found.entry.key(), began / 1_000_000)
+                && !self.flights.contains(found.entry.key());
+        }
+        let (event, op) = if stale { (RouteEvent::Stale, Op::Stale) } else { (RouteEvent::Hit, Op::Hit) };
+        self.figures.counters.route(event, found.entry.header().route);
+        self.figures.latencies.record(op, self.clock.now_nanos().saturating_sub(began));
+    }
+
+    /// Up to `limit` entries that get would serve, in byte order of their keys, whose keys begin with `prefix` and come
+    /// after `after`; and whether that was all.
+    pub fn list(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> (Vec<Entry>, bool) {
+        let now = self.clock.now_millis();
+        self.memory
+            .list(prefix, after, limit, |entry| matches!(entry.freshness(now), Freshness::Fresh | Freshness::Stale))
+    }
+}
