@@ -98,7 +98,10 @@ fn shuffled(keys: &[Key], seed: u64) -> Vec<Key> {
 fn entry(key: &[u8], life: u64) -> Entry {
     let ages = Ages { max_age: life, stale_age: life, stale_if_error: life };
     let value = &VALUE;
-    Entry::new(&EntrySpec { key, metadata: b"", links: b"", value, kind: Kind::Text, ages, seq: 0, route: 0 }, 0)
+    Entry::new(
+        &EntrySpec { key, metadata: b"", links: b"", value, kind: Kind::Text, ages, seq: 0, route: 0, version: 0 },
+        0,
+    )
 }
 
 fn tier(entries: usize) -> MemoryTier {

@@ -364,6 +364,7 @@ fn build(key: &[u8], value: &Value<'_>, seq: u64, now: Millis) -> Entry {
         ages: value.ages,
         seq,
         route: value.route,
+        version: 0,
     };
     Entry::new(&spec, now)
 }

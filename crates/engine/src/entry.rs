@@ -16,10 +16,14 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
 use crate::clock::{FOREVER, Millis};
 use crate::codec::compress::Algorithm;
+use crate::key::MAX_KEY_BYTES;
 
 /// Largest value, in bytes as stored: the limit of Workers KV
 /// (<https://developers.cloudflare.com/kv/platform/limits/>), kept in every tier.
 pub const MAX_VALUE_BYTES: usize = 25 * 1024 * 1024;
+
+/// Most bytes of encoded tags and parents that an entry can hold.
+pub const MAX_LINKS_BYTES: usize = (1 << Sizes::LINKS) - 1;
 
 /// How the bytes of a value are to be read back. The numbers are part of the stored form and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +99,8 @@ pub struct Header {
     pub kind: Kind,
     /// Whether a text value is pure ASCII, so that it can be handed over as Latin-1.
     pub ascii: bool,
+    /// Which of the user's forms the value has; 0 unless it was given one.
+    pub version: u32,
 }
 
 /// Where an entry stands in its life.
@@ -132,21 +138,80 @@ impl Moment {
     }
 }
 
+/// The lengths of an entry's parts in one word: key, metadata, links and value, from its low end.
+#[derive(Clone, Copy)]
+struct Sizes([u32; 2]);
+
+impl Sizes {
+    /// Bits of each length.
+    const KEY: u32 = 10;
+    const META: u32 = 11;
+    const LINKS: u32 = 18;
+    const VALUE: u32 = 25;
+
+    /// # Panics
+    /// If a part is longer than its field can say.
+    fn new(key: usize, meta: usize, links: usize, value: usize) -> Self {
+        let parts = [(value, Self::VALUE), (links, Self::LINKS), (meta, Self::META), (key, Self::KEY)];
+        Self(halves(parts.iter().fold(0, |word, (len, bits)| {
+            assert!(len >> bits == 0, "a part of the entry is too long: {len} bytes");
+            word << bits | *len as u64
+        })))
+    }
+
+    /// The same with another length of the value.
+    fn with_value(self, value: usize) -> Self {
+        Self::new(self.key(), self.meta(), self.links(), value)
+    }
+
+    #[inline]
+    fn field(self, start: u32, bits: u32) -> usize {
+        (whole(self.0) >> start) as usize & ((1 << bits) - 1)
+    }
+
+    #[inline]
+    fn key(self) -> usize {
+        self.field(0, Self::KEY)
+    }
+
+    #[inline]
+    fn meta(self) -> usize {
+        self.field(Self::KEY, Self::META)
+    }
+
+    #[inline]
+    fn links(self) -> usize {
+        self.field(Self::KEY + Self::META, Self::LINKS)
+    }
+
+    #[inline]
+    fn value(self) -> usize {
+        self.field(Self::KEY + Self::META + Self::LINKS, Self::VALUE)
+    }
+
+    /// Bytes after the head.
+    #[inline]
+    fn sum(self) -> usize {
+        self.key() + self.meta() + self.links() + self.value()
+    }
+}
+
+const _: () = assert!(Sizes::KEY + Sizes::META + Sizes::LINKS + Sizes::VALUE == u64::BITS);
+const _: () = assert!(MAX_KEY_BYTES >> Sizes::KEY == 0 && (MAX_VALUE_BYTES + RAW_LEN) >> Sizes::VALUE == 0);
+
 /// What precedes the bytes.
 #[repr(C)]
 struct Head {
     count: AtomicU32,
     hook: Hook,
-    value_len: u32,
-    links_len: u32,
+    sizes: Sizes,
     /// Low and high half: a `u64` would round the head up to 64 bytes.
     seq: [u32; 2],
+    version: u32,
     stored_at: Moment,
     fresh_until: Moment,
     stale_until: Moment,
     error_until: Moment,
-    key_len: u16,
-    meta_len: u16,
     route: u16,
     /// [`Kind`], [`CODEC`] and [`ASCII`].
     form: u8,
@@ -200,32 +265,30 @@ impl Entry {
     /// encoded tags and parents of the entry.
     ///
     /// # Panics
-    /// If a part is longer than its length field can say: 65,535 bytes of key or metadata, 4 GiB of links or value.
+    /// If a part is longer than its length field can say: 1,023 bytes of key, 2,047 of metadata, [`MAX_LINKS_BYTES`] of links,
+    /// 32 MiB of value.
     pub fn new(spec: &EntrySpec<'_>, now: Millis) -> Self {
         let parts = [spec.key, spec.metadata, spec.links, &[], spec.value];
         let head = Head {
             count: AtomicU32::new(1),
             hook: Hook::new(),
-            value_len: spec.value.len() as u32,
-            links_len: spec.links.len() as u32,
+            sizes: Sizes::new(spec.key.len(), spec.metadata.len(), spec.links.len(), spec.value.len()),
             seq: halves(spec.seq),
+            version: spec.version,
             stored_at: Moment::new(now),
             fresh_until: Moment::new(until(now, spec.ages.max_age)),
             stale_until: Moment::new(until(now, spec.ages.stale_age)),
             error_until: Moment::new(until(now, spec.ages.stale_if_error)),
-            key_len: spec.key.len() as u16,
-            meta_len: spec.metadata.len() as u16,
             route: spec.route,
             form: spec.kind as u8 | if spec.kind.is_text() && spec.value.is_ascii() { ASCII } else { 0 },
             uses: AtomicU8::new(0),
         };
-        let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        assert!(len == head.len(), "a part of the entry is too long");
         Self::allocate(head, parts)
     }
 
     fn allocate(head: Head, parts: [&[u8]; 5]) -> Self {
-        let layout = layout(head.len());
+        debug_assert_eq!(head.sizes.sum(), parts.iter().map(|part| part.len()).sum::<usize>());
+        let layout = layout(head.sizes.sum());
         // SAFETY: the layout has at least the size of the head.
         let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
         let mut at = HEAD;
@@ -245,12 +308,13 @@ impl Entry {
         let h = self.head();
         let head = Head { count: AtomicU32::new(1), hook: Hook::new(), uses: AtomicU8::new(0), ..*h };
         // SAFETY: they are all the bytes there are.
-        let bytes = unsafe { self.bytes(0, h.len()) };
+        let bytes = unsafe { self.bytes(0, h.sizes.sum()) };
         Self::allocate(head, [bytes, &[], &[], &[], &[]])
     }
 
-    /// Moves an entry that nobody shares yet to another number and another moment; its ages count from there.
-    pub fn stamp(&mut self, seq: u64, now: Millis) {
+    /// Moves an entry that nobody shares yet to another number and another moment; its ages count from there. And to another
+    /// version, if one is given.
+    pub fn stamp(&mut self, seq: u64, now: Millis, version: Option<u32>) {
         if self.head().count.load(Ordering::Acquire) != 1 {
             return;
         }
@@ -264,6 +328,7 @@ impl Entry {
         (h.fresh_until, h.stale_until, h.error_until) =
             (moved(h.fresh_until), moved(h.stale_until), moved(h.error_until));
         (h.seq, h.stored_at) = (halves(seq), Moment::new(now));
+        h.version = version.unwrap_or(h.version);
     }
 
     #[inline]
@@ -313,7 +378,7 @@ impl Entry {
     pub fn header(&self) -> Header {
         let h = self.head();
         Header {
-            seq: h.seq[0] as u64 | (h.seq[1] as u64) << 32,
+            seq: whole(h.seq),
             stored_at: h.stored_at.get(),
             fresh_until: h.fresh_until.get(),
             stale_until: h.stale_until.get(),
@@ -321,6 +386,7 @@ impl Entry {
             route: h.route,
             kind: Kind::from_u8(h.form & KIND).unwrap_or(Kind::Bytes),
             ascii: h.form & ASCII != 0,
+            version: h.version,
         }
     }
 
@@ -328,7 +394,7 @@ impl Entry {
     #[inline]
     pub fn key(&self) -> &[u8] {
         // SAFETY: the key comes first.
-        unsafe { self.bytes(0, self.head().key_len as usize) }
+        unsafe { self.bytes(0, self.head().sizes.key()) }
     }
 
     /// The key as text.
@@ -339,16 +405,16 @@ impl Entry {
 
     /// The user's metadata as JSON text; empty for none.
     pub fn metadata(&self) -> &[u8] {
-        let h = self.head();
+        let sizes = self.head().sizes;
         // SAFETY: the metadata follows the key.
-        unsafe { self.bytes(h.key_len as usize, h.meta_len as usize) }
+        unsafe { self.bytes(sizes.key(), sizes.meta()) }
     }
 
     /// The encoded tags and parents; empty for none.
     pub fn links(&self) -> &[u8] {
-        let h = self.head();
+        let sizes = self.head().sizes;
         // SAFETY: the links follow the metadata.
-        unsafe { self.bytes(h.key_len as usize + h.meta_len as usize, h.links_len as usize) }
+        unsafe { self.bytes(sizes.key() + sizes.meta(), sizes.links()) }
     }
 
     /// The value's bytes, as [`Entry::codec`] left them.
@@ -356,9 +422,9 @@ impl Entry {
     pub fn value(&self) -> &[u8] {
         let h = self.head();
         let prefix = if h.form & CODEC == 0 { 0 } else { RAW_LEN };
-        let len = h.value_len as usize;
+        let len = h.sizes.value();
         // SAFETY: the value comes last, and a compressed one is longer than its prefix.
-        unsafe { self.bytes(h.len() - len + prefix, len - prefix) }
+        unsafe { self.bytes(h.sizes.sum() - len + prefix, len - prefix) }
     }
 
     /// What the value is compressed by.
@@ -372,22 +438,22 @@ impl Entry {
     pub fn raw_len(&self) -> usize {
         let h = self.head();
         if h.form & CODEC == 0 {
-            return h.value_len as usize;
+            return h.sizes.value();
         }
         // SAFETY: a compressed value has its prefix.
-        let prefix = unsafe { self.bytes(h.len() - h.value_len as usize, RAW_LEN) };
+        let prefix = unsafe { self.bytes(h.sizes.sum() - h.sizes.value(), RAW_LEN) };
         prefix.try_into().map_or(0, u32::from_le_bytes) as usize
     }
 
     /// The same entry with its value, plain until now, in a compressed form. Held by no tier.
     pub fn compressed(&self, algorithm: Algorithm, value: &[u8]) -> Self {
         let h = self.head();
-        let prefix = h.value_len.to_le_bytes();
+        let prefix = (h.sizes.value() as u32).to_le_bytes();
         let head = Head {
             count: AtomicU32::new(1),
             hook: Hook::new(),
             uses: AtomicU8::new(0),
-            value_len: (RAW_LEN + value.len()) as u32,
+            sizes: h.sizes.with_value(RAW_LEN + value.len()),
             form: h.form | (algorithm as u8) << CODEC_SHIFT,
             ..*h
         };
@@ -405,7 +471,7 @@ impl Entry {
             count: AtomicU32::new(1),
             hook: Hook::new(),
             uses: AtomicU8::new(0),
-            value_len: h.value_len + RAW_LEN as u32,
+            sizes: h.sizes.with_value(h.sizes.value() + RAW_LEN),
             form,
             ..*h
         };
@@ -420,7 +486,7 @@ impl Entry {
     /// Bytes of the one allocation behind this entry: head, key, metadata, links and value.
     #[inline]
     pub fn allocated(&self) -> usize {
-        HEAD + self.head().len()
+        HEAD + self.head().sizes.sum()
     }
 
     /// Where the entry stands at `now`.
@@ -451,16 +517,13 @@ impl Entry {
     }
 }
 
-impl Head {
-    /// Bytes after the head.
-    #[inline]
-    fn len(&self) -> usize {
-        self.key_len as usize + self.meta_len as usize + self.links_len as usize + self.value_len as usize
-    }
-}
-
 fn halves(n: u64) -> [u32; 2] {
     [n as u32, (n >> 32) as u32]
+}
+
+#[inline]
+fn whole([low, high]: [u32; 2]) -> u64 {
+    low as u64 | (high as u64) << 32
 }
 
 fn layout(len: usize) -> Layout {
@@ -486,7 +549,7 @@ impl Drop for Entry {
         // Whoever drops the last reference must see all that was done through the others.
         if self.head().count.fetch_sub(1, Ordering::Release) == 1 {
             fence(Ordering::Acquire);
-            let layout = layout(self.head().len());
+            let layout = layout(self.head().sizes.sum());
             // SAFETY: it was the last reference; the head holds nothing that is to be dropped.
             unsafe { dealloc(self.0.as_ptr().cast(), layout) };
         }
@@ -522,6 +585,8 @@ pub struct EntrySpec<'a> {
     pub seq: u64,
     /// See [`Header::route`].
     pub route: u16,
+    /// See [`Header::version`].
+    pub version: u32,
 }
 
 fn until(now: Millis, age: Millis) -> Millis {
@@ -542,6 +607,7 @@ mod tests {
             ages: Ages { max_age: 10, stale_age: 20, stale_if_error: 30 },
             seq: 7,
             route: 3,
+            version: 5,
         }
     }
 
@@ -549,7 +615,7 @@ mod tests {
     fn gives_back_what_it_was_built_from() {
         let e = Entry::new(&spec(), 100);
         assert_eq!((e.key(), e.metadata(), e.links(), e.value()), (&b"k"[..], &b"{}"[..], &b""[..], &b"\"v\""[..]));
-        assert_eq!((e.header().seq, e.header().route, e.header().ascii), (7, 3, true));
+        assert_eq!((e.header().seq, e.header().route, e.header().ascii, e.header().version), (7, 3, true, 5));
     }
 
     #[test]
@@ -607,11 +673,13 @@ mod tests {
     fn a_shared_entry_is_not_stamped_anew() {
         let mut e = Entry::new(&spec(), 100);
         let other = e.clone();
-        e.stamp(8, 200);
+        e.stamp(8, 200, Some(6));
         assert_eq!(e.header(), other.header());
         drop(other);
-        e.stamp(8, 200);
-        assert_eq!((e.header().seq, e.header().stored_at, e.dead_at()), (8, 200, 230));
+        e.stamp(8, 200, None);
+        assert_eq!((e.header().seq, e.header().stored_at, e.dead_at(), e.header().version), (8, 200, 230, 5));
+        e.stamp(9, 200, Some(6));
+        assert_eq!((e.header().seq, e.header().version), (9, 6));
     }
 
     #[test]
@@ -624,6 +692,25 @@ mod tests {
         );
         assert_eq!((e.header(), e.allocated()), (copy.header(), copy.allocated()));
         assert_ne!(e.value().as_ptr(), copy.value().as_ptr());
+    }
+
+    #[test]
+    fn each_length_goes_to_its_limit() {
+        let largest = [(1 << Sizes::KEY) - 1, (1 << Sizes::META) - 1, MAX_LINKS_BYTES, (1 << Sizes::VALUE) - 1];
+        for n in 0..4 {
+            let mut lens = [1; 4];
+            lens[n] = largest[n];
+            let [key, meta, links, value] = lens;
+            let sizes = Sizes::new(key, meta, links, value);
+            assert_eq!([sizes.key(), sizes.meta(), sizes.links(), sizes.value()], lens);
+            assert_eq!(sizes.sum(), largest[n] + 3);
+        }
+    }
+
+    #[test]
+    #[should_panic = "too long: 262144 bytes"]
+    fn refuses_what_it_could_not_tell() {
+        Entry::new(&EntrySpec { links: &[0; MAX_LINKS_BYTES + 1], ..spec() }, 0);
     }
 
     #[test]

@@ -529,6 +529,7 @@ fn the_memory_tier_holds_its_budget_and_its_entries() {
                                 ages,
                                 seq: 0,
                                 route: 0,
+                                version: 0,
                             };
                             assert!(tier.insert(Entry::new(&spec, 0)));
                         }

@@ -160,6 +160,7 @@ impl Cache for Tier {
             ages,
             seq: 0,
             route: 0,
+            version: 0,
         };
         self.tier.insert(Entry::new(&spec, 0));
         false

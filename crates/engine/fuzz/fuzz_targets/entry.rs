@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use kvcache_engine::clock::{FOREVER, Millis};
 use kvcache_engine::codec::compress::Algorithm;
-use kvcache_engine::entry::{Ages, Entry, EntrySpec, Freshness, Kind};
+use kvcache_engine::entry::{Ages, Entry, EntrySpec, Freshness, Kind, MAX_LINKS_BYTES};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
@@ -21,8 +21,9 @@ struct Input<'a> {
     ages: [Age; 3],
     seq: u64,
     route: u16,
+    version: u32,
     now: u32,
-    stamped: Option<(u64, u32)>,
+    stamped: Option<(u64, u32, Option<u32>)>,
     later: u32,
 }
 
@@ -47,25 +48,27 @@ fuzz_target!(|input: Input<'_>| {
     let kind = Kind::from_u8(input.kind % 8).expect("there are eight");
     let key = &input.key[..input.key.len().min(512)];
     let metadata = &input.metadata[..input.metadata.len().min(1024)];
+    let links = &input.links[..input.links.len().min(MAX_LINKS_BYTES)];
     let [max_age, stale_age, stale_if_error] = input.ages.map(Age::millis);
     let ages = Ages { max_age, stale_age, stale_if_error };
     let spec = EntrySpec {
         key,
         metadata,
-        links: input.links,
+        links,
         value: input.value,
         kind,
         ages,
         seq: input.seq,
         route: input.route,
+        version: input.version,
     };
     let mut entry = Entry::new(&spec, input.now.into());
-    let (seq, stored_at) = match input.stamped {
-        Some((seq, at)) => {
-            entry.stamp(seq, at.into());
-            (seq, Millis::from(at))
+    let (seq, stored_at, version) = match input.stamped {
+        Some((seq, at, version)) => {
+            entry.stamp(seq, at.into(), version);
+            (seq, Millis::from(at), version.unwrap_or(input.version))
         }
-        None => (input.seq, input.now.into()),
+        None => (input.seq, input.now.into(), input.version),
     };
     let algorithm = Algorithm::ALL[usize::from(input.algorithm) % 3];
     let compressed = entry.compressed(algorithm, input.compressed);
@@ -78,8 +81,9 @@ fuzz_target!(|input: Input<'_>| {
     let now = stored_at + Millis::from(input.later);
     for entry in [&entry, &entry.clone(), &compressed, &compressed.clone()] {
         let header = entry.header();
-        assert_eq!((entry.key(), entry.metadata(), entry.links()), (key, metadata, input.links));
+        assert_eq!((entry.key(), entry.metadata(), entry.links()), (key, metadata, links));
         assert_eq!((header.seq, header.stored_at, header.route), (seq, stored_at, input.route));
+        assert_eq!(header.version, version);
         assert_eq!((header.kind, header.ascii), (kind, kind.is_text() && input.value.is_ascii()));
         let end = |age: Millis| stored_at.checked_add(age).unwrap_or(FOREVER);
         let expected = if now < end(max_age) {

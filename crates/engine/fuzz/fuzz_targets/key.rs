@@ -30,6 +30,7 @@ fuzz_target!(|text: &str| {
                 ages: Ages { max_age: 1, stale_age: 1, stale_if_error: 1 },
                 seq: 0,
                 route: 0,
+                version: 0,
             };
             assert!(tier.insert(Entry::new(&spec, 0)));
             assert_eq!(tier.get(bytes).map(|entry| entry.key_str().to_owned()).as_deref(), Some(text));

@@ -69,6 +69,7 @@ fuzz_target!(|input: Input| {
                     ages: Ages { max_age: life, stale_age: life, stale_if_error: life },
                     seq: 0,
                     route: 0,
+                    version: 0,
                 };
                 let entry = Entry::new(&spec, now);
                 let fits = tier.weigh(&entry) <= budget;

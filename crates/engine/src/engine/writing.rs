@@ -36,7 +36,7 @@ impl Engine {
         {
             let mut lock = self.flights.lock(&key);
             // The number is taken under the lock, so that numbers and puts of one key are in the same order.
-            entry.stamp(self.log.advance(), self.clock.now_millis());
+            entry.stamp(self.log.advance(), self.clock.now_millis(), None);
             dead_at = entry.dead_at();
             self.cut(&mut lock, &mut notices);
             self.memory.insert(entry);

@@ -442,7 +442,7 @@ mod tests {
         let ages = Ages { max_age: FOREVER, stale_age: FOREVER, stale_if_error: FOREVER };
         let (key, value) = (key.as_bytes(), key.as_bytes());
         let (metadata, links) = (&b""[..], &b""[..]);
-        Entry::new(&EntrySpec { key, metadata, links, value, kind: Kind::Text, ages, seq: 0, route: 0 }, 0)
+        Entry::new(&EntrySpec { key, metadata, links, value, kind: Kind::Text, ages, seq: 0, route: 0, version: 0 }, 0)
     }
 
     fn hash(entry: &Entry) -> u64 {

@@ -19,7 +19,10 @@ fn entry(key: &str, len: usize, dead_at: Millis) -> Entry {
 fn entry_of(key: &str, value: &[u8], dead_at: Millis) -> Entry {
     let ages = Ages { max_age: dead_at, stale_age: dead_at, stale_if_error: 0 };
     let key = key.as_bytes();
-    Entry::new(&EntrySpec { key, metadata: b"", links: b"", value, kind: Kind::Text, ages, seq: 0, route: 0 }, 0)
+    Entry::new(
+        &EntrySpec { key, metadata: b"", links: b"", value, kind: Kind::Text, ages, seq: 0, route: 0, version: 0 },
+        0,
+    )
 }
 
 fn tier(budget: u64, weight: Weight, shards: usize) -> MemoryTier {
