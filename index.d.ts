@@ -336,6 +336,12 @@ export interface Stats {
   hits: number
   /** Always 0 in this version. */
   nearHits: number
+  /**
+   * How this process reads the memory that tells a thread what other threads have changed: as a `SharedArrayBuffer`
+   * ('shared': Node.js 22.23, 24.16, 26.1 and newer), as an external `ArrayBuffer` ('external'), or not at all ('none', as in
+   * Electron).
+   */
+  nearMemory: 'shared' | 'external' | 'none'
   /** Gets that waited for a load, or found nothing. */
   misses: number
   /** Hits that were answered with a stale value. */

@@ -7,7 +7,7 @@ import { Core, DEFAULT_ORIGIN } from './core.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
 import { kept } from './flight.js'
 import { getMany } from './many.js'
-import { H, Status, checkMail, header, native } from './native.js'
+import { H, Status, checkMail, header, native, nearMemory } from './native.js'
 import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
 
 /** How long close() waits when it is not told, in milliseconds. */
@@ -188,7 +188,7 @@ export class KvCache {
   stats() {
     const core = this.#core
     const stats = core.last === undefined ? native.stats(core.number) : core.last.stats
-    return { ...stats, tiers: {} }
+    return { ...stats, nearMemory, tiers: {} }
   }
 
   metrics() {

@@ -87,6 +87,15 @@ const forgotten = new FinalizationRegistry((/** @type {number} */ number) => {
 
 const place = binding.init(header, deliver)
 
+/**
+ * The clock of the engine as a copy near the caller reads it, one number of milliseconds; null where the runtime lets nobody
+ * see memory that is not its own. Never to be handed to users.
+ */
+export const clockMemory = binding.clockMemory()
+
+/** How this process sees the engine's memory. */
+export const nearMemory = /** @type {'shared' | 'external' | 'none'} */ (binding.memorySharing())
+
 /** The addon's functions. */
 export const native = binding
 

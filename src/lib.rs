@@ -13,5 +13,6 @@ mod loading;
 mod mailbox;
 mod raw;
 mod reading;
+mod shared;
 mod thread;
 mod writing;

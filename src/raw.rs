@@ -43,6 +43,14 @@ pub fn undefined(env: sys::napi_env) -> Raw {
     Raw(value)
 }
 
+/// `null`.
+pub fn null(env: sys::napi_env) -> Raw {
+    let mut value = ptr::null_mut();
+    // SAFETY: as in `undefined`.
+    unsafe { sys::napi_get_null(env, &mut value) };
+    Raw(value)
+}
+
 /// Room for the longest key and for what tells that a key is longer, with the NUL that Node adds.
 const KEY_ROOM: usize = MAX_KEY_BYTES + 5;
 

@@ -16,11 +16,13 @@ import { controlled, counted, deferred, settle, sleep, until } from ${ASYNC}
 /**
  * Starts a script (an ES module, with KvCache, KvCacheError and the helpers of async.mjs at hand).
  * @param {string} source
- * @param {{ flags?: string[], bare?: boolean }} [options] bare: nothing is imported for the script, and it is CommonJS
+ * @param {{ flags?: string[], bare?: boolean, env?: Record<string, string> }} [options] bare: nothing is imported for the
+ *   script, and it is CommonJS; env: more of the environment
  */
-export function start(source, { flags = [], bare = false } = {}) {
+export function start(source, { flags = [], bare = false, env: more = {} } = {}) {
   // A child must not believe that it is a test file of the runner above it.
-  const { NODE_TEST_CONTEXT: _, ...env } = process.env
+  const { NODE_TEST_CONTEXT: _, ...inherited } = process.env
+  const env = { ...inherited, ...more }
   const mode = bare ? [] : ['--input-type=module']
   const child = spawn(process.execPath, [...flags, ...mode, '-e', bare ? source : IMPORTS + source], {
     cwd: fileURLToPath(ROOT),
@@ -44,7 +46,7 @@ export function start(source, { flags = [], bare = false } = {}) {
 /**
  * Runs a script to its own end; fails when it does not end by itself, or not with exit code 0.
  * @param {string} source
- * @param {{ flags?: string[], bare?: boolean, timeout?: number, code?: number }} [options]
+ * @param {{ flags?: string[], bare?: boolean, env?: Record<string, string>, timeout?: number, code?: number }} [options]
  */
 export async function run(source, { timeout = 25_000, code = 0, ...options } = {}) {
   const { child, state, done } = start(source, options)

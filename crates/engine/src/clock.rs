@@ -12,6 +12,10 @@ pub type Millis = u64;
 /// The moment that never comes: the end of an entry whose age is `Infinity`.
 pub const FOREVER: Millis = u64::MAX;
 
+/// The time of the process as others read it without asking for it: the bits of an `f64`, milliseconds on the machine's
+/// monotonic clock, NaN while nobody keeps it going.
+pub static CLOCK_WORD: AtomicU64 = AtomicU64::new(f64::NAN.to_bits());
+
 /// A source of time. The engine asks it and nothing else, so that tests can hold time in their hand.
 pub trait Clock: Send + Sync + 'static {
     /// Nanoseconds since some fixed moment; never decreases.

@@ -15,6 +15,7 @@ use crate::codec::compress::Algorithm;
 use crate::codec::workshop::Workshop;
 use crate::entry::{Ages, Entry, EntrySpec, Freshness, Kind};
 use crate::invalidation::log::Log;
+use crate::invalidation::stamps::Stamps;
 use crate::load::breaker::{self, BreakerConfig, Breakers, OriginId};
 use crate::load::flights::{FlightTable, Token};
 use crate::load::queue::{BatchId, Limits, RefreshQueue};
@@ -243,6 +244,7 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     alarm: Arc<dyn Alarm>,
     log: Log,
+    stamps: Arc<Stamps>,
     memory: MemoryTier,
     flights: FlightTable,
     queue: Mutex<RefreshQueue>,
@@ -287,6 +289,7 @@ impl Engine {
         );
         Self {
             log: Log::default(),
+            stamps: Arc::new(Stamps::new(config.memory)),
             memory,
             flights: FlightTable::default(),
             queue: Mutex::new(RefreshQueue::new(config.queue)),
@@ -331,6 +334,11 @@ impl Engine {
             offset
         };
         at.saturating_add_signed(offset)
+    }
+
+    /// The stamps that copies near the callers are checked against. They outlive the engine where someone still reads them.
+    pub fn stamps(&self) -> &Arc<Stamps> {
+        &self.stamps
     }
 
     /// Bytes that the memory tier may use.
