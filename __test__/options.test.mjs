@@ -36,8 +36,6 @@ test('an option nobody knows is refused by name, wherever options are taken', as
 test('what is not built yet is refused as an option and absent as a method', t => {
   for (const options of [
     { name: 'shared' },
-    { near: false },
-    { near: {} },
     { tiers: [] }
   ]) {
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])

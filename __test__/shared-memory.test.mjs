@@ -21,7 +21,7 @@ const WAYS = [
 /** Opens caches by the addon alone: views are not to be had otherwise. */
 const OPEN = `
 const binding = await import('./binding.js')
-globalThis.header = new Float64Array(32)
+globalThis.header = new Float64Array(48)
 const place = binding.init(header, () => {})
 const open = () => binding.open(place, {
   memory: 2 ** 20, concurrency: 1, maxQueued: 1, retries: 0, backoff: 1, cooldown: 1, breakerThreshold: 0,
@@ -60,7 +60,7 @@ for (const [forced, expected, buffer] of WAYS) {
       if (views[0] !== null) {
         const [a, b, c] = views.map(view => new Int32Array(view))
         Atomics.add(a, 20, 5)
-        console.log(Atomics.load(b, 20), Atomics.load(c, 20), new Float64Array(clock).length)
+        console.log(Atomics.load(b, 20), Atomics.load(c, 20), new Int32Array(clock).length)
       }
       console.log([...views, clock].map(view => view?.constructor.name).join())
       console.log(binding.stampMemory(4000))`,

@@ -174,8 +174,10 @@ test('counting does not lose anything over a hundred thousand hits', async t => 
   const cache = open(t)
   await cache.put('k', 1)
   for (let i = 0; i < 100_000; i++) await cache.get('k')
-  assert.equal(cache.stats().hits, 100_000)
-  assert.equal(cache.stats().latency.hit.count, 100_000)
+  const { hits, nearHits, latency } = cache.stats()
+  assert.equal(hits, 100_000)
+  // A near hit is not timed: asking for the time would cost more than the hit.
+  assert.equal(latency.hit.count + nearHits, 100_000)
 })
 
 test('gets that were aborted or refused leave nothing counted as running', async t => {

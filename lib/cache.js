@@ -187,12 +187,14 @@ export class KvCache {
 
   stats() {
     const core = this.#core
+    core.near?.report()
     const stats = core.last === undefined ? native.stats(core.number) : core.last.stats
     return { ...stats, nearMemory, tiers: {} }
   }
 
   metrics() {
     const core = this.#core
+    core.near?.report()
     return core.last === undefined ? (native.metrics(core.number) ?? '') : core.last.metrics
   }
 

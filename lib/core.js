@@ -15,11 +15,12 @@ import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
 import * as mail from './native.js'
-import { FORCE, GIVE_UP, H, PERMIT, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { FORCE, GIVE_UP, H, NEAR, PERMIT, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { Near } from './near.js'
 import { Nest, parent } from './nesting.js'
 import { EMPTY, agesOf, layer, resolve } from './options.js'
 import { Routes } from './routes.js'
-import { decode, encode, freeze } from './values.js'
+import { decode, encode, share } from './values.js'
 import { loadBatch } from './many.js'
 
 /** @typedef {import('./options.js').Layer} Layer */
@@ -57,8 +58,10 @@ export class Core {
    * @param {CacheOptions} options
    */
   constructor(options) {
-    const { memory, serializer, compression, refresh, breaker, load } = options
+    const { memory, near, serializer, compression, refresh, breaker, load } = options
     this.serializer = serializer
+    /** Who may be given one and the same decoded value. @type {import('./values.js').Sharing} */
+    this.sharing = near === null ? 'copy' : near.values
     this.layer = load
     this.failure = breaker === null ? undefined : breaker.failure
     this.routes = new Routes()
@@ -84,6 +87,8 @@ export class Core {
       breakerThreshold: breaker === null ? 0 : breaker.threshold,
       breakerTimeout: breaker === null ? 0 : breaker.timeout
     })
+    /** Gone when the cache is closed. */
+    this.near = Near.open(this.number, near, serializer)
     this.events = new Emitter({
       onFailure: () => void native.countListenerError(this.number),
       onListening: (event, listening) => {
@@ -104,37 +109,55 @@ export class Core {
    */
   get(key, fetcher, options, whole) {
     try {
-      if (this.closed) throw closed()
-      const signal = options?.signal
-      if (signal !== undefined && signal?.aborted === true) return Promise.reject(signal.reason)
-      /** @type {Route | undefined} */
-      let route
-      if (fetcher === undefined) {
-        route = this.#routeOf(key)
-        if (route === undefined) return Promise.resolve(this.#lookupOnly(key, whole))
-        fetcher = /** @type {Fetcher} */ (route.fetcher)
-      } else if (typeof fetcher !== 'function') {
-        throw invalidOption('fetcher', fetcher, 'a function')
+      const { near } = this
+      if (near !== undefined && !whole && options?.signal === undefined && !options?.forceFresh &&
+        (fetcher === undefined || typeof fetcher === 'function')) {
+        const promise = near.get(key)
+        if (promise !== undefined) return promise
       }
-      if (options?.forceFresh) return this.load(key, fetcher, route, options, whole, true)
-      const data = native.lookup(this.number, key, whole ? WANT_METADATA : 0)
-      const status = header[H.STATUS]
-      if (status === Status.Fresh) {
-        checkMail()
-        return Promise.resolve(this.found(key, data, whole))
-      }
-      if (status === Status.Stale) {
-        const due = header[H.REFRESH_DUE] !== 0
-        const answer = this.found(key, data, whole)
-        if (due) this.refresh(key, fetcher, route, options)
-        checkMail()
-        return Promise.resolve(answer)
-      }
-      if (status !== Status.None) throw this.refusal(key)
-      return this.load(key, fetcher, route, options, whole, false)
+      return this.#get(key, fetcher, options, whole)
     } catch (error) {
       return Promise.reject(error)
     }
+  }
+
+  /**
+   * A get() that the near cache does not answer.
+   * @param {string} key
+   * @param {Fetcher | undefined} fetcher
+   * @param {any} options
+   * @param {boolean} whole
+   * @returns {Promise<any>}
+   */
+  #get(key, fetcher, options, whole) {
+    if (this.closed) throw closed()
+    const signal = options?.signal
+    if (signal !== undefined && signal?.aborted === true) return Promise.reject(signal.reason)
+    /** @type {Route | undefined} */
+    let route
+    if (fetcher === undefined) {
+      route = this.#routeOf(key)
+      if (route === undefined) return Promise.resolve(this.#lookupOnly(key, whole))
+      fetcher = /** @type {Fetcher} */ (route.fetcher)
+    } else if (typeof fetcher !== 'function') {
+      throw invalidOption('fetcher', fetcher, 'a function')
+    }
+    if (options?.forceFresh) return this.load(key, fetcher, route, options, whole, true)
+    const data = this.lookup(key, whole ? WANT_METADATA : 0)
+    const status = header[H.STATUS]
+    if (status === Status.Fresh) {
+      checkMail()
+      return Promise.resolve(this.answer(key, data, whole))
+    }
+    if (status === Status.Stale) {
+      const due = header[H.REFRESH_DUE] !== 0
+      const answer = this.answer(key, data, whole)
+      if (due) this.refresh(key, fetcher, route, options)
+      checkMail()
+      return Promise.resolve(answer)
+    }
+    if (status !== Status.None) throw this.refusal(key)
+    return this.load(key, fetcher, route, options, whole, false)
   }
 
   /**
@@ -143,12 +166,70 @@ export class Core {
    * @param {boolean} whole
    */
   #lookupOnly(key, whole) {
-    const data = native.lookup(this.number, key, whole ? GIVE_UP | WANT_METADATA : GIVE_UP)
+    const data = this.lookup(key, whole ? GIVE_UP | WANT_METADATA : GIVE_UP)
     const status = header[H.STATUS]
     checkMail()
-    if (status > Status.None) return this.found(key, data, whole)
+    if (status > Status.None) return this.answer(key, data, whole)
     if (status === Status.None) return undefined
     throw this.refusal(key)
+  }
+
+  /**
+   * Looks a key up in the engine; {@link answer} then gives what was found.
+   * @param {string} key
+   * @param {number} flags
+   * @returns {any}
+   */
+  lookup(key, flags) {
+    if (this.near === undefined) return native.lookup(this.number, key, flags)
+    this.near.ask(key)
+    return native.lookup(this.number, key, flags | NEAR)
+  }
+
+  /**
+   * What the look-up just made has found, as {@link found} gives it, kept near.
+   * @param {string} key
+   * @param {any} data
+   * @param {boolean} whole
+   * @returns {any}
+   */
+  answer(key, data, whole) {
+    const { near } = this
+    if (near === undefined) return this.found(key, data, whole)
+    if (!whole) return this.#keptNear(near, key, data)
+    const deferred = header[H.DEFERRED] !== 0
+    const facts = this.#facts()
+    const value = this.#keptNear(near, key, data)
+    return deferred ? value.then((/** @type {unknown} */ value) => entry(value, facts)) : entry(value, facts)
+  }
+
+  /**
+   * @param {Near} near
+   * @param {string} key
+   * @param {any} data
+   * @returns {any}
+   */
+  #keptNear(near, key, data) {
+    if (header[H.SAME] !== 0) return near.confirmed(key)
+    const kind = header[H.KIND]
+    const deferred = header[H.DEFERRED]
+    const copy = near.begin(key)
+    return deferred === 0
+      ? near.keep(copy, kind, data, key)
+      : this.#inflated(deferred, key).then(data => near.keep(copy, kind, data, key))
+  }
+
+  /**
+   * What the call just made has found beside the value. Takes the metadata by a call of its own, which leaves what the header
+   * says of copies as it is.
+   * @returns {import('./flight.js').Facts}
+   */
+  #facts() {
+    const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
+    const age = header[H.AGE]
+    const maxAge = header[H.MAX_AGE]
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(this.number)
+    return /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata })
   }
 
   /**
@@ -162,16 +243,14 @@ export class Core {
     const kind = header[H.KIND]
     const deferred = header[H.DEFERRED]
     if (!whole) {
-      return deferred === 0 ? this.#decoded(kind, data, key) : this.#inflated(deferred, kind, key)
+      return deferred === 0
+        ? this.#decoded(kind, data, key)
+        : this.#inflated(deferred, key).then(data => this.#decoded(kind, data, key))
     }
-    const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
-    const age = header[H.AGE]
-    const maxAge = header[H.MAX_AGE]
-    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(this.number)
-    const facts = /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata })
+    const facts = this.#facts()
     return deferred === 0
       ? entry(this.#decoded(kind, data, key), facts)
-      : this.#inflated(deferred, kind, key).then(value => entry(value, facts))
+      : this.#inflated(deferred, key).then(data => entry(this.#decoded(kind, data, key), facts))
   }
 
   /**
@@ -181,17 +260,17 @@ export class Core {
    */
   #decoded(kind, data, key) {
     const value = decode(kind, data, this.serializer, key)
-    freeze(value, kind)
+    share(value, kind, this.sharing)
     return value
   }
 
   /**
+   * What a worker decompresses under that number.
    * @param {number} number
-   * @param {number} kind
    * @param {string} key
    * @returns {Promise<any>}
    */
-  #inflated(number, kind, key) {
+  #inflated(number, key) {
     hold()
     const inflated = new Promise((resolve, reject) => {
       this.inflating.set(number, data => {
@@ -199,7 +278,7 @@ export class Core {
         else reject(this.closed ? closed() : serializeFailed(key, 'compression', 'deserialize', undefined, 'is corrupt'))
       })
     })
-    return inflated.finally(release).then(data => this.#decoded(kind, data, key))
+    return inflated.finally(release)
   }
 
   /**
@@ -207,6 +286,8 @@ export class Core {
    * @returns {unknown}
    */
   peek(key) {
+    const near = this.near?.peek(key)
+    if (near !== undefined) return near
     if (this.closed) throw closed()
     const data = native.peek(this.number, key, 0)
     const status = header[H.STATUS]
@@ -662,6 +743,8 @@ export class Core {
    */
   async close(limit) {
     this.closed = true
+    this.near?.close()
+    this.near = undefined
     hold()
     /** @type {NodeJS.Timeout | undefined} */
     let timer

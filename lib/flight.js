@@ -11,7 +11,7 @@ import { closed, invalidValue, timeout, valueTooLarge } from './errors.js'
 import { hold, release } from './keepalive.js'
 import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { agesOf, layer, resolve } from './options.js'
-import { Kind, decode, decodeEncoded, encode, freeze } from './values.js'
+import { Kind, decode, decodeEncoded, encode, share } from './values.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./options.js').Layer} Layer */
@@ -49,7 +49,7 @@ export class Answer {
     this.data = data
     this.facts = facts
     this.value = decodeEncoded(kind, data, core.serializer, key)
-    this.shared = freeze(this.value, kind)
+    this.shared = share(this.value, kind, core.sharing)
     this.given = false
   }
 
@@ -60,7 +60,7 @@ export class Answer {
       return this.value
     }
     const value = decodeEncoded(this.kind, this.data, this.core.serializer, this.key)
-    freeze(value, this.kind)
+    share(value, this.kind, this.core.sharing)
     return value
   }
 }
@@ -504,7 +504,7 @@ export class FetchContext {
       this.#copy = undefined
       const { core, key } = this.#flight
       const value = decode(kind, data, core.serializer, key)
-      freeze(value, kind)
+      share(value, kind, core.sharing)
       this.#stale = { value, age: age / 1000, metadata: metadata === '' ? undefined : JSON.parse(metadata) }
     }
     return this.#stale

@@ -8,7 +8,7 @@
 import { types } from 'node:util'
 import { invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
 import { ALIVE, Call, Flight, standIn } from './flight.js'
-import { FORCE, H, PERMIT, Status, checkMail, header, native } from './native.js'
+import { FORCE, H, PERMIT, Status, checkMail, header } from './native.js'
 import { Nest, parent } from './nesting.js'
 import { layer, resolve } from './options.js'
 
@@ -127,7 +127,7 @@ function gatherBatch(core, keys, fetcher, own) {
       missing.push(key)
       continue
     }
-    const data = native.lookup(core.number, key, 0)
+    const data = core.lookup(key, 0)
     const status = header[H.STATUS]
     if (status !== Status.Fresh && status !== Status.Stale) {
       if (status !== Status.None) throw core.refusal(key)
@@ -135,7 +135,7 @@ function gatherBatch(core, keys, fetcher, own) {
       continue
     }
     if (status === Status.Stale && header[H.REFRESH_DUE] !== 0) stale.push(key)
-    take(core, gathering, key, data)
+    take(gathering, key, () => core.answer(key, data, false))
   }
   const layers = core.layers(undefined, own)
   const origin = core.originNumber(own.origin ?? 'default')
@@ -147,15 +147,14 @@ function gatherBatch(core, keys, fetcher, own) {
 
 /**
  * Takes the value that the call just made has found.
- * @param {Core} core
  * @param {Gathering} gathering
  * @param {string} key
- * @param {any} data
+ * @param {() => any} read
  */
-function take(core, gathering, key, data) {
+function take(gathering, key, read) {
   const deferred = header[H.DEFERRED] !== 0
   try {
-    const value = core.found(key, data, false)
+    const value = read()
     if (deferred) gathering.await(key, value)
     else gathering.add(key, value)
   } catch (error) {
@@ -198,7 +197,7 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin) {
       }
       case Status.Fresh:
       case Status.Stale:
-        take(core, gathering, key, data)
+        take(gathering, key, () => core.found(key, data, false))
         break
       case Status.Refused: {
         const refusal = core.refusal(key, own.origin)

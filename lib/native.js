@@ -9,7 +9,7 @@
 import * as binding from '../binding.js'
 
 /** The numbers beside a call; `src/header.rs` has the same list. */
-export const header = new Float64Array(32)
+export const header = new Float64Array(48)
 
 export const H = Object.freeze({
   STATUS: 0,
@@ -33,7 +33,21 @@ export const H = Object.freeze({
   IN_ROUTE: 19,
   IN_ORIGIN: 20,
   IN_HARD_TIMEOUT: 21,
-  IN_PARENT: 22
+  IN_PARENT: 22,
+  IN_VERSION: 23,
+  NEAR_UNTIL: 24,
+  VERSION: 25,
+  SAME: 26,
+  EPOCH: 27,
+  SLOT: 28,
+  STAMP: 29,
+  SUM: 30,
+  SHARED_LEN: 31,
+  SIZE: 32,
+  HASH_LOW: 33,
+  HASH_HIGH: 34,
+  ROUTE: 35,
+  SHARED: 36
 })
 
 /** What became of a call: header[STATUS]. */
@@ -58,6 +72,7 @@ export const Status = Object.freeze({
 /** Flags of lookup() and peek(). */
 export const WANT_METADATA = 1
 export const GIVE_UP = 2
+export const NEAR = 4
 /** Flags of begin(). */
 export const FORCE = 1
 export const PERMIT = 2
@@ -88,8 +103,8 @@ const forgotten = new FinalizationRegistry((/** @type {number} */ number) => {
 const place = binding.init(header, deliver)
 
 /**
- * The clock of the engine as a copy near the caller reads it, one number of milliseconds; null where the runtime lets nobody
- * see memory that is not its own. Never to be handed to users.
+ * The clock of the engine as `near.js` reads it, one 32-bit word; null where the runtime lets nobody see memory that is
+ * not its own. Never to be handed to users.
  */
 export const clockMemory = binding.clockMemory()
 

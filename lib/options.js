@@ -253,9 +253,9 @@ const GROUP = Object.assign(Object.create(null), {
 })
 
 /** Options of the whole cache, beside the layer it is. */
-const CACHE_OPTIONS = ['memory', 'serializer', 'compression', 'refresh', 'breaker']
+const CACHE_OPTIONS = ['memory', 'near', 'serializer', 'compression', 'refresh', 'breaker']
 /** Options that the interface has a place for but this version has not. */
-const LATER = new Set(['name', 'near', 'tiers', 'tags', 'dependsOn'])
+const LATER = new Set(['name', 'tiers', 'tags', 'dependsOn'])
 
 /**
  * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
@@ -452,6 +452,13 @@ export function agesOf(resolved, random = Math.random) {
  */
 
 /**
+ * @typedef {object} NearOptions
+ * @property {number} max copies
+ * @property {number} maxBytes
+ * @property {import('./values.js').Sharing} values
+ */
+
+/**
  * @typedef {object} Refresh
  * @property {number} concurrency
  * @property {number} maxQueued
@@ -470,6 +477,7 @@ export function agesOf(resolved, random = Math.random) {
 /**
  * @typedef {object} CacheOptions
  * @property {number} memory bytes
+ * @property {Readonly<NearOptions> | null} near null for none
  * @property {Readonly<Serializer>} serializer
  * @property {Readonly<Compression> | null} compression null for none
  * @property {Readonly<Refresh>} refresh
@@ -478,6 +486,8 @@ export function agesOf(resolved, random = Math.random) {
  */
 
 const MOST = 2 ** 31 - 1
+/** Most copies near: what a Map can hold, and some room. */
+const MOST_NEAR = 2 ** 24 - 2 ** 20
 const MEMORY = 256 * 1024 ** 2
 
 /**
@@ -487,12 +497,13 @@ const MEMORY = 256 * 1024 ** 2
  */
 export function cacheOptions(options) {
   const given = options === undefined ? {} : asOptions(options, PLACES.cache.label)
-  const { memory, serializer, compression, refresh, breaker } = given
+  const { memory, near, serializer, compression, refresh, breaker } = given
   /** @type {Record<string, unknown>} */
   const rest = {}
   for (const name in given) if (!CACHE_OPTIONS.includes(name) && !isStrayUnknown(given, name)) rest[name] = given[name]
   return Object.freeze({
     memory: memory === undefined ? MEMORY : parseSize('memory', memory, MIN_MEMORY),
+    near: near === false ? null : Object.freeze(parseNear(near)),
     serializer: Object.freeze(parseSerializer(serializer)),
     compression: compression === false ? null : Object.freeze(parseCompression(compression)),
     refresh: Object.freeze(parseRefresh(refresh)),
@@ -534,6 +545,19 @@ function parseSerializer(value) {
 
 /** Highest level of each algorithm; lz4 has none. @type {Record<string, number>} */
 const LEVELS = { gzip: 9, zstd: 19, lz4: 0 }
+
+/**
+ * @param {unknown} value
+ * @returns {NearOptions}
+ */
+function parseNear(value) {
+  const given = value === undefined ? {} : inner('near', value, ['max', 'maxBytes', 'values'])
+  const { max = 10_000, maxBytes = 64 * 1024 ** 2, values = 'frozen' } = given
+  if (values !== 'frozen' && values !== 'shared' && values !== 'copy') {
+    throw invalidOption('near.values', values, "'frozen', 'shared', 'copy'")
+  }
+  return { max: parseCount('near.max', max, 1, MOST_NEAR), maxBytes: parseSize('near.maxBytes', maxBytes), values }
+}
 
 /**
  * @param {unknown} value

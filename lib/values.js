@@ -311,6 +311,30 @@ function copyDataView(view) {
 
 // --- Freezing --------------------------------------------------------------------------------------------------------
 
+/**
+ * Who may be given one and the same decoded value: 'frozen', anybody, after it was frozen, where that makes it immutable;
+ * 'shared', anybody, as it is; 'copy', nobody, but for primitive values.
+ * @typedef {'frozen' | 'shared' | 'copy'} Sharing
+ */
+
+/**
+ * Makes a decoded value ready to be given away: whether to more than one caller.
+ * @param {unknown} value
+ * @param {number} kind what it was decoded from
+ * @param {Sharing} sharing
+ * @returns {boolean}
+ */
+export function share(value, kind, sharing) {
+  switch (sharing) {
+    case 'frozen':
+      return freeze(value, kind)
+    case 'shared':
+      return true
+    case 'copy':
+      return !isObject(value)
+  }
+}
+
 /** Nesting that recursion takes before a list takes over. */
 const DEEP = 64
 

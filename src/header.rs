@@ -1,5 +1,7 @@
 //! The numbers that travel beside a call, in an array shared with JavaScript. `lib/native.js` has the same list.
 
+use kvcache_engine::invalidation::stamps::MOST_SHARED;
+
 /// What became of the call: see [`Status`].
 pub const STATUS: usize = 0;
 /// Out: how the value is to be read, a `Kind`.
@@ -42,8 +44,35 @@ pub const IN_HARD_TIMEOUT: usize = 21;
 /// In: the flight whose fetcher asks, 0 for none.
 pub const IN_PARENT: usize = 22;
 
+/// In: the version of the copy that the thread has of the key looked up, 0 for none.
+pub const IN_VERSION: usize = 23;
+
+/// Out, where asked for: until when a copy of the value found may answer, as the clock's word shows it, if its stamps
+/// stand, 0 for not at all. With it all up to [`SHARED`].
+pub const NEAR_UNTIL: usize = 24;
+/// Out: the version of the value found.
+pub const VERSION: usize = 25;
+/// Out: 1 when it is the version of [`IN_VERSION`]: the value is not given then.
+pub const SAME: usize = 26;
+/// Out: the epoch of the stamps, as an `i32`, as all stamps are.
+pub const EPOCH: usize = 27;
+/// Out: the slot of the key, and its stamp.
+pub const SLOT: usize = 28;
+pub const STAMP: usize = 29;
+/// Out: the sum of the shared stamps, and their number.
+pub const SUM: usize = 30;
+pub const SHARED_LEN: usize = 31;
+/// Out: bytes of the value before compression.
+pub const SIZE: usize = 32;
+/// Out: the key's hash, as two `i32`, and its route.
+pub const HASH_LOW: usize = 33;
+pub const HASH_HIGH: usize = 34;
+pub const ROUTE: usize = 35;
+/// Out: the shared slots, from here on.
+pub const SHARED: usize = 36;
+
 /// Length of the array.
-pub const LENGTH: usize = 32;
+pub const LENGTH: usize = SHARED + MOST_SHARED;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod admin;
 mod header;
 mod loading;
 mod mailbox;
+mod near;
 mod raw;
 mod reading;
 mod shared;

@@ -2,11 +2,12 @@
 
 use kvcache_engine::clock::FOREVER;
 use kvcache_engine::codec::workshop::Inflated;
-use kvcache_engine::engine::{Engine, Found};
+use kvcache_engine::engine::{Engine, Found, Probe};
 use napi::{Env, Result, sys};
 use napi_derive::napi;
 
 use crate::header::{self, Status};
+use crate::near;
 use crate::raw::{Raw, text, undefined, value_of, with_key};
 use crate::thread::{Local, with_local};
 
@@ -14,31 +15,38 @@ use crate::thread::{Local, with_local};
 const WANT_METADATA: u32 = 1;
 /// Flag: nothing will be loaded if nothing is found; counts a miss under the route in the upper half.
 const GIVE_UP: u32 = 2;
+/// Flag: say how a copy of the value can be kept near, and leave the value out if it is that of the copy there is.
+const NEAR: u32 = 4;
 
 /// Looks a key up for a get. Status `Fresh` or `Stale` with the value, or `None`. A large compressed value is decompressed by
 /// a worker: its number is in the header instead.
 #[napi(catch_unwind)]
 pub fn lookup(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     let give_up = (flags & GIVE_UP != 0).then_some((flags >> 16) as u16);
-    find(&env, cache, Some(key), flags, true, |engine, key| engine.lookup(key, give_up))
+    let near = flags & NEAR != 0;
+    find(&env, cache, Some(key), flags, true, |engine, key| {
+        // The stamps are read first: see the engine's module of that name.
+        let probe = near.then(|| engine.probe(key));
+        (engine.lookup(key, give_up), probe)
+    })
 }
 
 /// As `lookup`, without being counted, and the value is always here: status `Fresh`, `Stale` or `OnError`, or `None`.
 #[napi(catch_unwind)]
 pub fn peek(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
-    find(&env, cache, Some(key), flags, false, |engine, key| engine.peek(key))
+    find(&env, cache, Some(key), flags, false, |engine, key| (engine.peek(key), None))
 }
 
 /// The value of a key that may stand in for a load that failed, uncounted: status and value as from `peek`.
 #[napi(catch_unwind)]
 pub fn stand_in(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
-    find(&env, cache, Some(key), flags, false, |engine, key| engine.stand_in(key))
+    find(&env, cache, Some(key), flags, false, |engine, key| (engine.stand_in(key), None))
 }
 
 /// The value of the copy in hand of a flight that has not ended: status and value as from `peek`, metadata kept.
 #[napi(catch_unwind)]
 pub fn copy_in_hand(env: Env, cache: u32, token: f64) -> Result<Raw> {
-    find(&env, cache, None, WANT_METADATA, false, |engine, _| engine.copy_in_hand(token as u64))
+    find(&env, cache, None, WANT_METADATA, false, |engine, _| (engine.copy_in_hand(token as u64), None))
 }
 
 fn find(
@@ -47,7 +55,7 @@ fn find(
     key: Option<Raw>,
     flags: u32,
     may_defer: bool,
-    look: impl FnOnce(&Engine, &[u8]) -> Option<Found>,
+    look: impl FnOnce(&Engine, &[u8]) -> (Option<Found>, Option<Probe>),
 ) -> Result<Raw> {
     let env = env.raw();
     with_local(cache, |local| {
@@ -56,7 +64,7 @@ fn find(
             Some(key) => with_key(env, key, |key| look(opened.engine(), key)),
             None => Some(look(opened.engine(), &[])),
         };
-        let Some(found) = found else {
+        let Some((found, probe)) = found else {
             local.header.status(Status::InvalidKey);
             return undefined(env);
         };
@@ -64,6 +72,16 @@ fn find(
             local.header.status(Status::None);
             return undefined(env);
         };
+        if let Some(probe) = probe {
+            near::describe(&local.header, opened.engine(), &found, &probe);
+            if local.header.get(header::SAME) != 0.0 {
+                local.header.found(&found);
+                if flags & WANT_METADATA != 0 {
+                    local.found = Some(found.entry);
+                }
+                return undefined(env);
+            }
+        }
         hand_over(local, env, cache, found, flags & WANT_METADATA != 0, may_defer)
     })
 }

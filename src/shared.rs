@@ -51,7 +51,7 @@ struct Memory {
     keeper: Option<Arc<Stamps>>,
 }
 
-/// The clock's word, 8 bytes: null, or a buffer with one number, milliseconds, that the engine keeps writing.
+/// The clock's word, 4 bytes: null, or a buffer with one `i32` that the engine keeps writing.
 #[napi(catch_unwind, ts_return_type = "SharedArrayBuffer | ArrayBuffer | null")]
 pub fn clock_memory(env: Env) -> Result<Raw> {
     let env = env.raw();

@@ -199,7 +199,7 @@ pub fn with_cache<R>(cache: u32, body: impl FnOnce(&Opened, &Header) -> R) -> Re
     with_local(cache, |local| local.cache(cache).map(|opened| body(opened, &local.header)))
 }
 
-/// Prepares a place for the package as it is evaluated in this thread: `header` is a `Float64Array` of 32 numbers that
+/// Prepares a place for the package as it is evaluated in this thread: `header` is a `Float64Array` of [`header::LENGTH`] numbers that
 /// JavaScript keeps for good, `bell` is called when events wait that no call of this thread has caused. Its number.
 #[napi(catch_unwind)]
 pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
@@ -219,7 +219,7 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
         )
     };
     if status != sys::Status::napi_ok || kind != sys::TypedarrayType::float64_array || length < header::LENGTH {
-        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 32 numbers"));
+        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 48 numbers"));
     }
     let place = LOCALS.with(|cell| {
         let mut locals = cell.borrow_mut();

@@ -72,8 +72,10 @@ new KvCache({ metadata: 1 })
 new KvCache({ signal: AbortSignal.timeout(1) })
 // @ts-expect-error not in this version
 new KvCache({ tiers: [] })
-// @ts-expect-error not in this version
 new KvCache({ near: false })
+new KvCache({ near: { max: 100, maxBytes: '1mb', values: 'copy' } })
+// @ts-expect-error one of three words
+new KvCache({ near: { values: 'mutable' } })
 
 const age: Age = '5m'
 const entryOptions: EntryOptions = { maxAge: age, metadata: { etag: 'x', list: [1, null, true] } }

@@ -3,7 +3,7 @@
 //! Ages are measured on the monotonic clock only, so a stepped system clock neither revives nor kills an entry.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds on the engine's monotonic clock. [`FOREVER`] stands for "never".
@@ -12,9 +12,21 @@ pub type Millis = u64;
 /// The moment that never comes: the end of an entry whose age is `Infinity`.
 pub const FOREVER: Millis = u64::MAX;
 
-/// The time of the process as others read it without asking for it: the bits of an `f64`, milliseconds on the machine's
-/// monotonic clock, NaN while nobody keeps it going.
-pub static CLOCK_WORD: AtomicU64 = AtomicU64::new(f64::NAN.to_bits());
+/// The machine's time in milliseconds, the lower 31 bits of it, for those who may not ask the system: [`ASLEEP`] while nobody
+/// has wanted it for a second, see [`crate::scheduler::want_time`]. Late by a millisecond or two, more on a busy machine.
+pub static CLOCK_WORD: AtomicU32 = AtomicU32::new(ASLEEP);
+
+/// What [`CLOCK_WORD`] shows while it is not kept: later than any moment it can be compared with.
+pub const ASLEEP: u32 = (1 << TURN_BITS) - 1;
+
+/// Every 2^31 ms, some 25 days, the word begins a new turn.
+pub const TURN_BITS: u32 = 31;
+
+/// A moment as [`CLOCK_WORD`] shows it, or the last one of the turn of `now` if it comes later.
+pub fn as_word(at: Millis, now: Millis) -> u32 {
+    let turn = now >> TURN_BITS << TURN_BITS;
+    at.saturating_sub(turn).min(u64::from(ASLEEP - 1)) as u32
+}
 
 /// A source of time. The engine asks it and nothing else, so that tests can hold time in their hand.
 pub trait Clock: Send + Sync + 'static {

@@ -24,10 +24,11 @@ use crate::load::timers::Timers;
 use crate::memory::{self, EvictListener, EvictReason, MemoryTier};
 use crate::stats::counters::Counters;
 use crate::stats::latency::Latencies;
-use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering, RwLock};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 
 mod figures;
 mod loading;
+mod near;
 mod reading;
 mod refreshing;
 mod timing;
@@ -37,6 +38,7 @@ mod working;
 mod writing;
 
 pub use self::figures::Stats;
+pub use self::near::{NearUses, Probe};
 
 /// A thread that uses the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +127,9 @@ pub struct Found {
     pub age: Millis,
     /// It is stale, and nobody refreshes it yet.
     pub refresh_due: bool,
+    /// Until when, on the engine's clock, a thread may answer from a copy of its own without asking again, as long as the
+    /// stamps stand; 0 for not at all. Only a lookup says so.
+    pub near_until: Millis,
 }
 
 impl Found {
@@ -245,6 +250,7 @@ pub struct Engine {
     alarm: Arc<dyn Alarm>,
     log: Log,
     stamps: Arc<Stamps>,
+    versions: AtomicU32,
     memory: MemoryTier,
     flights: FlightTable,
     queue: Mutex<RefreshQueue>,
@@ -290,6 +296,7 @@ impl Engine {
         Self {
             log: Log::default(),
             stamps: Arc::new(Stamps::new(config.memory)),
+            versions: AtomicU32::new(0),
             memory,
             flights: FlightTable::default(),
             queue: Mutex::new(RefreshQueue::new(config.queue)),
@@ -336,11 +343,6 @@ impl Engine {
         at.saturating_add_signed(offset)
     }
 
-    /// The stamps that copies near the callers are checked against. They outlive the engine where someone still reads them.
-    pub fn stamps(&self) -> &Arc<Stamps> {
-        &self.stamps
-    }
-
     /// Bytes that the memory tier may use.
     pub fn budget(&self) -> u64 {
         self.memory.budget()
@@ -362,7 +364,7 @@ impl Engine {
     }
 }
 
-fn build(key: &[u8], value: &Value<'_>, seq: u64, now: Millis) -> Entry {
+fn build(key: &[u8], value: &Value<'_>, seq: u64, now: Millis, version: u32) -> Entry {
     let spec = EntrySpec {
         key,
         metadata: value.metadata,
@@ -372,7 +374,7 @@ fn build(key: &[u8], value: &Value<'_>, seq: u64, now: Millis) -> Entry {
         ages: value.ages,
         seq,
         route: value.route,
-        version: 0,
+        version,
     };
     Entry::new(&spec, now)
 }

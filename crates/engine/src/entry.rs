@@ -99,7 +99,7 @@ pub struct Header {
     pub kind: Kind,
     /// Whether a text value is pure ASCII, so that it can be handed over as Latin-1.
     pub ascii: bool,
-    /// Which of the user's forms the value has; 0 unless it was given one.
+    /// Which of the values of one cache it is: no other value of the last four thousand million has the same.
     pub version: u32,
 }
 

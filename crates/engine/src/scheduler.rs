@@ -1,22 +1,30 @@
-//! The threads of the process: one that tells engines the time, and a few that compress and decompress for them.
+//! The threads of the process: one that tells engines the time, a few that compress and decompress for them, and one that
+//! keeps [`CLOCK_WORD`] while it is wanted.
 //!
 //! All sleep until something is due, and never wake for their own sake: an idle cache with nothing to expire costs
-//! nothing. The first starts with the first engine, the workers with the first piece of work; all are joined when the last
+//! nothing. The first starts with the first engine, the others when they are first needed; all are joined when the last
 //! engine is gone, so that a library can be unloaded.
 
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::{Clock, FOREVER, Millis, SystemClock};
+use crate::clock::{ASLEEP, CLOCK_WORD, Clock, FOREVER, Millis, SystemClock, TURN_BITS, as_word};
 use crate::codec::workshop::Tools;
 use crate::engine::{Alarm, Config, Engine};
 
 static CLOCK: LazyLock<Arc<SystemClock>> = LazyLock::new(Arc::default);
 static SCHEDULER: LazyLock<Arc<Scheduler>> = LazyLock::new(Arc::default);
+
+/// When the word of the time was wanted last.
+static WANTED: AtomicU64 = AtomicU64::new(0);
+
+/// How long the word is kept after it was wanted last, milliseconds.
+const WANTED_FOR: Millis = 1000;
 
 /// Most workers.
 const MOST_WORKERS: usize = 4;
@@ -28,6 +36,8 @@ struct Scheduler {
     time: Condvar,
     /// Rung for the workers.
     work: Condvar,
+    /// Rung for the keeper of the word.
+    word: Condvar,
 }
 
 #[derive(Default)]
@@ -37,6 +47,8 @@ struct State {
     run: u64,
     threads: Vec<JoinHandle<()>>,
     workers: usize,
+    /// Whether the word has its keeper.
+    keeper: bool,
     /// Workers that sleep.
     idle: usize,
     /// When the time is to be told next.
@@ -79,15 +91,33 @@ impl Drop for Scheduled {
             }
             state.run += 1;
             state.workers = 0;
+            state.keeper = false;
             state.idle = 0;
             SCHEDULER.time.notify_all();
             SCHEDULER.work.notify_all();
+            SCHEDULER.word.notify_all();
             std::mem::take(&mut state.threads)
         };
         for thread in threads {
             // It ends after the piece of work that it has in hand; a panic in it has nothing more to say here.
             let _ = thread.join();
         }
+    }
+}
+
+/// Lets [`CLOCK_WORD`] show the time for the next second at least, from a millisecond or so on.
+pub fn want_time() {
+    let now = CLOCK.now_millis();
+    WANTED.store(now, Ordering::SeqCst);
+    if CLOCK_WORD.load(Ordering::SeqCst) != ASLEEP {
+        return;
+    }
+    let mut state = SCHEDULER.state.lock();
+    if state.keeper {
+        SCHEDULER.word.notify_one();
+    } else if !state.engines.is_empty() {
+        let run = state.run;
+        state.keeper = start(&mut state, "kvcache-word", move || SCHEDULER.keep_word(run));
     }
 }
 
@@ -128,6 +158,30 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    fn keep_word(&self, run: u64) {
+        let mut turn = CLOCK.now_millis() >> TURN_BITS;
+        let mut state = self.state.lock();
+        while state.run == run {
+            let now = CLOCK.now_millis();
+            if now.saturating_sub(WANTED.load(Ordering::SeqCst)) < WANTED_FOR {
+                if now >> TURN_BITS != turn {
+                    // Moments of another turn would be taken for moments of this one: nothing that was kept till then stands.
+                    turn = now >> TURN_BITS;
+                    state.engines.iter().filter_map(Weak::upgrade).for_each(|engine| engine.outdate_copies());
+                }
+                CLOCK_WORD.store(as_word(now, now), Ordering::SeqCst);
+                self.word.wait_for(&mut state, Duration::from_millis(1));
+            } else {
+                // Who wants it from now on sees that it is not kept, and rings.
+                CLOCK_WORD.store(ASLEEP, Ordering::SeqCst);
+                if now.saturating_sub(WANTED.load(Ordering::SeqCst)) >= WANTED_FOR {
+                    self.word.wait(&mut state);
+                }
+            }
+        }
+        CLOCK_WORD.store(ASLEEP, Ordering::SeqCst);
     }
 
     fn work(&self, run: u64) {

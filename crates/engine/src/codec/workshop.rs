@@ -23,6 +23,8 @@ const KEPT: usize = 1024 * 1024;
 pub enum Job {
     /// Compress what is stored under the key by then.
     Compress(Arc<[u8]>),
+    /// Count uses that a near cache has reported, by the hashes of the keys.
+    Touch(Vec<u64>),
     /// Decompress the value of an entry for a thread.
     Inflate { thread: ThreadId, number: u64, entry: Entry },
 }

@@ -10,6 +10,7 @@ use crate::load::queue::{Notice, Progress};
 use crate::load::retry;
 use crate::load::timers::Timer;
 use crate::load::waits;
+use crate::memory::hash_key;
 use crate::stats::counters::{Event as Counted, RouteEvent};
 use crate::stats::latency::Op;
 
@@ -157,9 +158,10 @@ impl Engine {
             let mut state = flight.state.lock();
             (state.seq, state.stale.take())
         };
+        let version = self.next_version();
         let entry = match loaded {
             Loaded::Unstored => return (Stored::No, FOREVER),
-            Loaded::Value(value) => build(&flight.key, value, seq, now),
+            Loaded::Value(value) => build(&flight.key, value, seq, now, version),
             Loaded::NotModified { ages, metadata } => {
                 let Some(copy) = stale else { return (Stored::No, FOREVER) };
                 let value = Value {
@@ -169,18 +171,18 @@ impl Engine {
                     ages: *ages,
                     route: flight.plan.route,
                 };
-                build(&flight.key, &value, seq, now).in_the_form_of(&copy)
+                build(&flight.key, &value, seq, now, version).in_the_form_of(&copy)
             }
         };
         let dead_at = entry.dead_at();
         let bytes = self.memory.weigh(&entry);
-        if self.memory.insert(entry) {
-            (Stored::Yes, dead_at)
-        } else {
+        let stored = self.memory.insert(entry);
+        if !stored {
             // What was there is older than what could not be stored: it must not be served as if nothing had come.
             self.memory.remove(&flight.key);
-            (Stored::TooLarge { bytes }, FOREVER)
         }
+        self.stamps.key_changed(hash_key(&flight.key));
+        if stored { (Stored::Yes, dead_at) } else { (Stored::TooLarge { bytes }, FOREVER) }
     }
 
     /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
@@ -205,6 +207,8 @@ impl Engine {
             } else {
                 lock.detach_if(&flight);
                 self.flights.end(token);
+                // Copies near the callers answer while a refresh is under way: it is not any more.
+                self.stamps.key_changed(hash_key(&flight.key));
             }
         }
         if failed {
@@ -263,6 +267,7 @@ impl Engine {
     pub(super) fn release(&self, flight: &Flight) {
         if self.flights.end(flight.token).is_some() {
             self.flights.lock(&flight.key).detach_if(flight);
+            self.stamps.key_changed(hash_key(&flight.key));
         }
     }
 

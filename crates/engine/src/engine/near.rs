@@ -2,10 +2,13 @@
 //!
 //! How such a copy is checked stands in [`crate::invalidation::stamps`].
 
+use std::sync::Arc;
+
 use super::{Engine, Found};
 use crate::clock::Millis;
+use crate::codec::workshop::Job;
 use crate::entry::Entry;
-use crate::invalidation::stamps::{ANY, MOST_SHARED, Shared, Slot, Stamps};
+use crate::invalidation::stamps::{ANY, EVERY, MOST_SHARED, Shared, Slot, Stamps};
 use crate::memory::hash_key;
 use crate::stats::counters::{Event as Counted, RouteEvent};
 use crate::sync::Ordering;
@@ -16,6 +19,9 @@ const MARGIN: Millis = 30;
 
 /// How long a stale copy answers before the engine is asked again, in milliseconds.
 const STALE_FOR: Millis = 1000;
+
+/// Keys of a report that are looked up by the thread that brings it.
+const TOUCHED_AT_ONCE: usize = 64;
 
 /// What is read of the stamps before a key is looked up.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +64,7 @@ fn shorten(until: Millis) -> Millis {
 
 impl Engine {
     /// The stamps of this cache.
-    pub fn stamps(&self) -> &Stamps {
+    pub fn stamps(&self) -> &Arc<Stamps> {
         &self.stamps
     }
 
@@ -87,11 +93,40 @@ impl Engine {
         (self.stamps.epoch() == probe.epoch).then_some((shared, sum))
     }
 
-    /// Counts gets that near caches have answered, and lets the eviction policy know.
-    pub fn near_used(&self, uses: &NearUses) {
-        self.memory.touch(&[uses.hash]);
-        let event = if uses.stale { RouteEvent::Stale } else { RouteEvent::Hit };
-        self.figures.counters.route_n(event, uses.route, u64::from(uses.hits));
-        self.figures.counters.count_n(Counted::NearHit, u64::from(uses.hits));
+    /// Counts gets that near caches have answered, and lets the eviction policy know: at once if they are of a few keys, soon
+    /// if they are of many, for looking these up takes time.
+    pub fn near_used(&self, uses: impl Iterator<Item = NearUses>) {
+        let mut hashes = Vec::with_capacity(uses.size_hint().0);
+        let mut hits = 0;
+        // Most are of one route and state.
+        let mut of = (0, false, 0);
+        for one in uses {
+            hashes.push(one.hash);
+            hits += u64::from(one.hits);
+            if (of.0, of.1) != (one.route, one.stale) {
+                self.count_near(of);
+                of = (one.route, one.stale, 0);
+            }
+            of.2 += u64::from(one.hits);
+        }
+        self.count_near(of);
+        self.figures.counters.count_n(Counted::NearHit, hits);
+        if hashes.len() <= TOUCHED_AT_ONCE {
+            self.memory.touch(&hashes);
+        } else if self.workshop.submit(Job::Touch(hashes)) {
+            self.alarm.work_waits();
+        }
+    }
+
+    fn count_near(&self, (route, stale, hits): (u16, bool, u64)) {
+        if hits > 0 {
+            let event = if stale { RouteEvent::Stale } else { RouteEvent::Hit };
+            self.figures.counters.route_n(event, route, hits);
+        }
+    }
+
+    /// No copy stands any more that a near cache has of anything.
+    pub(crate) fn outdate_copies(&self) {
+        self.stamps.shared_changed(&[EVERY]);
     }
 }

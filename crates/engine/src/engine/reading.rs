@@ -1,6 +1,6 @@
 //! Looking up: what a key holds and whether it may be served.
 
-use super::{Engine, Found};
+use super::{Engine, Found, near};
 use crate::clock::Millis;
 use crate::entry::{Entry, Freshness};
 use crate::stats::counters::RouteEvent;
@@ -46,14 +46,18 @@ impl Engine {
         if freshness == Freshness::Dead {
             return None;
         }
-        Some(Found { age: entry.age(now), entry, freshness, refresh_due: false })
+        Some(Found { age: entry.age(now), entry, freshness, refresh_due: false, near_until: 0 })
     }
 
     pub(super) fn count_hit(&self, found: &mut Found, began: u64) {
         let stale = found.freshness == Freshness::Stale;
+        let now = began / 1_000_000;
         if stale {
-            found.refresh_due = !self.cooldowns.lock().resting(found.entry.key(), began / 1_000_000)
-                && !self.flights.contains(found.entry.key());
+            let rests_until = self.cooldowns.lock().rests_until(found.entry.key(), now);
+            found.refresh_due = rests_until.is_none() && !self.flights.contains(found.entry.key());
+            found.near_until = near::stale_until(found, rests_until, now);
+        } else {
+            found.near_until = near::fresh_until(found);
         }
         let (event, op) = if stale { (RouteEvent::Stale, Op::Stale) } else { (RouteEvent::Hit, Op::Hit) };
         self.figures.counters.route(event, found.entry.header().route);

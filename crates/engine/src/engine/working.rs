@@ -38,6 +38,7 @@ impl Engine {
         let Some(job) = self.workshop.next() else { return false };
         match job {
             Job::Compress(key) => self.compress(&key, tools),
+            Job::Touch(hashes) => self.memory.touch(&hashes),
             Job::Inflate { thread, number, entry } => {
                 self.workshop.inflated(number, tools.inflate(entry));
                 self.figures.post(thread, Event::Inflated(number));

@@ -8,6 +8,7 @@ use crate::error::{Error, Limit};
 use crate::key;
 use crate::load::flights::{Flight, KeyLock, Phase};
 use crate::load::queue::Notice;
+use crate::memory::hash_key;
 
 impl Engine {
     /// Builds an entry to be [committed](Engine::commit), or says why it cannot be: all that can be wrong with a put is found
@@ -15,7 +16,7 @@ impl Engine {
     pub fn prepare(&self, key: &[u8], value: &Value<'_>) -> Result<Entry, Error> {
         key::check(key)?;
         check_size(key, value.bytes.len())?;
-        let entry = build(key, value, 0, 0);
+        let entry = build(key, value, 0, 0, 0);
         let weight = self.memory.weigh(&entry);
         if weight > self.memory.budget() {
             return Err(Error::ValueTooLarge {
@@ -36,10 +37,11 @@ impl Engine {
         {
             let mut lock = self.flights.lock(&key);
             // The number is taken under the lock, so that numbers and puts of one key are in the same order.
-            entry.stamp(self.log.advance(), self.clock.now_millis(), None);
+            entry.stamp(self.log.advance(), self.clock.now_millis(), Some(self.next_version()));
             dead_at = entry.dead_at();
             self.cut(&mut lock, &mut notices);
             self.memory.insert(entry);
+            self.stamps.key_changed(hash_key(&key));
         }
         self.cooldowns.lock().recovered(&key);
         self.expects_expiry(dead_at);
@@ -55,7 +57,9 @@ impl Engine {
             let mut lock = self.flights.lock(key);
             self.log.advance();
             self.cut(&mut lock, &mut notices);
-            self.memory.remove(key)
+            let removed = self.memory.remove(key);
+            self.stamps.key_changed(hash_key(key));
+            removed
         };
         self.cooldowns.lock().recovered(key);
         self.tell(notices);
@@ -78,6 +82,7 @@ impl Engine {
 
     /// Ends a queued flight that was detached.
     pub(super) fn withdraw(&self, flight: &Flight, notices: &mut Vec<Notice>) {
+        self.stamps.key_changed(hash_key(&flight.key));
         self.flights.end(flight.token);
         if let Some(batch) = flight.plan.batch {
             self.queue.lock().withdraw(batch, flight.token, notices);

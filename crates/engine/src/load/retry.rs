@@ -95,7 +95,12 @@ impl Cooldowns {
 
     /// Whether the key rests.
     pub fn resting(&self, key: &[u8], now: Millis) -> bool {
-        self.keys.get(key).is_some_and(|rest| now < rest.until)
+        self.rests_until(key, now).is_some()
+    }
+
+    /// Until when the key rests, if it does.
+    pub fn rests_until(&self, key: &[u8], now: Millis) -> Option<Millis> {
+        self.keys.get(key).map(|rest| rest.until).filter(|until| now < *until)
     }
 
     /// Forgets everything.
