@@ -77,6 +77,91 @@ function hits(make, idOf) {
   }
 }
 
+/** Keys of the near cases, and their skew: s of Zipf's law. */
+const ZIPF_KEYS = 10_000
+const ZIPF_S = 0.99
+
+/**
+ * Places of keys drawn by Zipf's law, always the same ones.
+ * @param {number} ops
+ */
+function zipf(ops) {
+  const sums = new Float64Array(ZIPF_KEYS)
+  for (let n = 0, sum = 0; n < ZIPF_KEYS; n++) sums[n] = sum += 1 / (n + 1) ** ZIPF_S
+  let seed = 1
+  const draw = () => {
+    // Numerical Recipes' linear congruential generator.
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+    const at = (seed / 2 ** 32) * sums[ZIPF_KEYS - 1]
+    let [low, high] = [0, ZIPF_KEYS - 1]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (sums[middle] < at) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+  return Uint16Array.from({ length: ops }, draw)
+}
+
+/**
+ * One caller who reads by Zipf's law what is all fresh and has been read before.
+ * @param {'get' | 'getWithOptions' | 'peek'} how
+ * @returns {Case['prepare']}
+ */
+function nearHits(how) {
+  return async peer => {
+    const keys = Array.from({ length: ZIPF_KEYS }, (_, n) => keyOf('user', n))
+    const ids = new Map(keys.map((key, n) => [key, n]))
+    let fetched = 0
+    const opened = peer.open(key => {
+      fetched++
+      return small(Number(ids.get(key)))
+    }, ROOM)
+    const read = opened[how] ?? opened.get
+    for (const key of keys) await opened.get(key)
+    for (const key of keys) await opened.get(key)
+    let order = new Uint16Array()
+
+    return async ops => {
+      if (order.length !== ops) order = zipf(ops)
+      // Whoever lets a clock sleep has it awake, and what it keeps of each key at hand.
+      for (let round = 0; round < 2; round++) for (const key of keys) await opened.get(key)
+      await new Promise(resolve => setTimeout(resolve, 100))
+      const stop = watch()
+      if (how === 'peek') readAll(read, keys, order)
+      else await getAll(read, keys, order)
+      const took = each(ops, stop())
+      assert.equal(fetched, keys.length, 'a hit called the fetcher')
+      return took
+    }
+  }
+}
+
+/**
+ * @param {(key: string) => any} read
+ * @param {string[]} keys
+ * @param {Uint16Array} order
+ */
+async function getAll(read, keys, order) {
+  for (let i = 0; i < order.length; i++) {
+    const id = order[i]
+    if ((await read(keys[id])).id !== id) throw new Error(`wrong value for ${keys[id]}`)
+  }
+}
+
+/**
+ * @param {(key: string) => any} read
+ * @param {string[]} keys
+ * @param {Uint16Array} order
+ */
+function readAll(read, keys, order) {
+  for (let i = 0; i < order.length; i++) {
+    const id = order[i]
+    if (read(keys[id]).id !== id) throw new Error(`wrong value for ${keys[id]}`)
+  }
+}
+
 /**
  * One caller who awaits each answer, never the same key twice, a fetcher that answers at once. The cache is full for
  * most of the round, so that making room is part of it.
@@ -143,6 +228,24 @@ async function stampede(peer) {
 
 /** @type {Record<string, Case>} */
 export const CASES = {
+  near: {
+    title: 'Near hit, object of 100 bytes',
+    how: `one awaited get of a fresh value read before; 10,000 keys by Zipf's law (s = ${ZIPF_S})`,
+    prepare: nearHits('get'),
+    ops: 300_000
+  },
+  'near-options': {
+    title: 'Near hit, with a literal of options in each call',
+    how: "as before; where get() takes no options, without them",
+    prepare: nearHits('getWithOptions'),
+    ops: 300_000
+  },
+  peek: {
+    title: 'Near hit by peek()',
+    how: 'one synchronous read of a fresh value; keys as before',
+    prepare: nearHits('peek'),
+    ops: 300_000
+  },
   'hit-small': {
     title: 'Hit, object of 100 bytes',
     how: 'one awaited get of a fresh value; 10,000 keys in random order',

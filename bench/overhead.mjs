@@ -31,7 +31,7 @@ const keys = Array.from({ length: KEYS }, (_, n) => keyOf('user', n))
  * @returns {Core}
  */
 function filled(text) {
-  const core = new Core(cacheOptions({}))
+  const core = new Core(cacheOptions({ near: false }))
   if (text === undefined) return core
   header[H.IN_MAX_AGE] = header[H.IN_STALE_AGE] = header[H.IN_STALE_IF_ERROR] = 3_600_000
   header[H.IN_ROUTE] = 0
@@ -53,7 +53,7 @@ const NO_CACHE = 0xf_ffff
 export async function overhead(rounds, ops) {
   const cores = [filled(undefined), filled('1'), filled(json)]
   const [empty, tiny, full] = cores.map(core => core.number)
-  const cache = new KvCache({ maxAge: '30m' })
+  const cache = new KvCache({ maxAge: '30m', near: false })
   for (const key of keys) await cache.put(key, value)
   const order = Uint16Array.from({ length: ops }, () => Math.random() * KEYS)
   let seen = 0

@@ -76,6 +76,19 @@ async function ask(n, name, ops) {
   throw new Error(error)
 }
 
+/**
+ * @param {number} n of a peer
+ * @param {string} name of a case
+ */
+const takesPart = (n, name) => PEERS[n].has?.(name) ?? true
+
+/**
+ * @param {string} peer
+ * @param {import('./watch.mjs').Took[]} took
+ * @returns {[string, import('./watch.mjs').Took[]]}
+ */
+const row = (peer, took) => [peer, took]
+
 const cases = chosen.filter(name => name !== OVERHEAD)
 /** By case, peer and round. @type {Record<string, import('./watch.mjs').Took[][]>} */
 const took = Object.fromEntries(cases.map(name => [name, PEERS.map(() => [])]))
@@ -83,6 +96,7 @@ for (let round = -1; round < (cases.length === 0 ? -1 : rounds); round++) {
   for (const name of cases) {
     for (let turn = 0; turn < PEERS.length; turn++) {
       const n = (turn + round + 1) % PEERS.length
+      if (!takesPart(n, name)) continue
       progress(`${round < 0 ? 'warm-up' : `round ${round + 1} of ${rounds}`}: ${name}, ${PEERS[n].name}`)
       const ops = given.quick ? Math.ceil(CASES[name].ops / 3) : CASES[name].ops
       const one = await ask(n, name, ops)
@@ -92,7 +106,8 @@ for (let round = -1; round < (cases.length === 0 ? -1 : rounds); round++) {
 }
 for (const name of cases) {
   const { title, how } = CASES[name]
-  results.cases.push({ name, title, how, rows: rowsOf(PEERS.map(({ name: peer }, n) => [peer, took[name][n]])) })
+  const measured = PEERS.flatMap(({ name: peer }, n) => (takesPart(n, name) ? [row(peer, took[name][n])] : []))
+  results.cases.push({ name, title, how, rows: rowsOf(measured) })
 }
 
 if (chosen.includes(OVERHEAD)) {

@@ -12,7 +12,7 @@ import { native } from './native.js'
 /** Whether AsyncLocalStorage is kept by hooks on every promise, as before Node 24. */
 const COSTLY = Number(process.versions.node.split('.')[0]) < 24
 /** How long no fetcher must have run before the hooks go, in milliseconds. */
-const IDLE = 1000
+const IDLE = 50
 
 /** @type {AsyncLocalStorage<Nest>} */
 const storage = new AsyncLocalStorage()
