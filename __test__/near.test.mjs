@@ -211,6 +211,9 @@ test('getMany takes what is near', async t => {
   const found = await cache.getMany(['a', 'b', 'c'], async () => new Map([['c', 3]]))
   assert.deepEqual([...found], [['a', { n: 1 }], ['b', 'x'], ['c', 3]])
   assert.equal(found.get('a'), value)
+  const { nearHits } = cache.stats()
+  await cache.getMany(['a', 'a'], async () => new Map())
+  assert.equal(cache.stats().nearHits, nearHits + 1, 'each key counts once')
 })
 
 test('is bounded by count: what was used stays', async t => {

@@ -127,6 +127,11 @@ function gatherBatch(core, keys, fetcher, own) {
       missing.push(key)
       continue
     }
+    const near = core.near?.take(key)
+    if (near !== undefined) {
+      gathering.add(key, near)
+      continue
+    }
     const data = core.lookup(key, 0)
     const status = header[H.STATUS]
     if (status !== Status.Fresh && status !== Status.Stale) {

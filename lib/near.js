@@ -183,13 +183,35 @@ export class Near {
    * @returns {Promise<any> | undefined}
    */
   get(key) {
+    const copy = this.#hit(key)
+    if (copy === undefined) return undefined
+    return copy.promise === undefined ? Promise.resolve(this.#ownValue(copy)) : copy.promise
+  }
+
+  /**
+   * The value itself, if it can be given at once, counted as a hit.
+   * @param {string} key
+   * @returns {unknown}
+   */
+  take(key) {
+    const copy = this.#hit(key)
+    if (copy === undefined) return undefined
+    return copy.promise === undefined ? this.#ownValue(copy) : copy.value
+  }
+
+  /**
+   * A copy that stands, with one more hit.
+   * @param {string} key
+   * @returns {Copy | undefined}
+   */
+  #hit(key) {
     const copy = this.#copies.get(key)
     if (copy === undefined) return undefined
     const now = clock[0]
     if (now >= copy.until || !stands(this.words, copy)) return undefined
     if (copy.hits++ === 0) this.#note(copy)
     if (now >= this.#reportAt) this.report()
-    return copy.promise === undefined ? Promise.resolve(this.#ownValue(copy)) : copy.promise
+    return copy
   }
 
   /**
