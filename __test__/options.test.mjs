@@ -35,7 +35,6 @@ test('an option nobody knows is refused by name, wherever options are taken', as
 
 test('what is not built yet is refused as an option and absent as a method', t => {
   for (const options of [
-    { name: 'shared' },
     { tiers: [] }
   ]) {
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])

@@ -331,7 +331,7 @@ describe('cacheOptions', () => {
   }
 
   it('refuses by name what comes in a later version', () => {
-    for (const name of ['name', 'tiers', 'tags', 'dependsOn']) {
+    for (const name of ['tiers', 'tags', 'dependsOn']) {
       assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name,
         message: /not available in this version/ })
     }
@@ -339,7 +339,7 @@ describe('cacheOptions', () => {
 
   it('refuses what belongs elsewhere or nowhere', () => {
     assert.throws(() => cacheOptions({ metadata: 1 }), { ...refused,
-      message: /does not belong there; allowed: memory, near, serializer/ })
+      message: /does not belong there; allowed: name, memory, near, serializer/ })
     for (const name of ['origin', 'signal', 'forceFresh', 'key', 'ttl', '__proto__x']) {
       assert.throws(() => cacheOptions({ [name]: 1 }), { ...refused, option: name })
     }

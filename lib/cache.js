@@ -155,7 +155,7 @@ export class KvCache {
   define(pattern, fetcher, options) {
     const core = this.#open()
     const route = core.routes.add(pattern, fetcher, layer(options, 'define'))
-    native.nameRoute(core.number, route.id, route.pattern)
+    route.number = native.route(core.number, route.pattern)
   }
 
   /**

@@ -8,17 +8,18 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { offAbort, onAbort } from './aborts.js'
 import {
-  circuitOpen, closed, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion, serializeFailed, timeout,
+  circuitOpen, closed, configMismatch, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion, serializeFailed, timeout,
   valueTooLarge
 } from './errors.js'
 import { Emitter } from './events.js'
 import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
 import * as mail from './native.js'
-import { FORCE, GIVE_UP, H, NEAR, PERMIT, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { FORCE, GIVE_UP, H, NEAR, PERMIT, RESUME, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { Near } from './near.js'
 import { Nest, parent } from './nesting.js'
-import { EMPTY, agesOf, layer, resolve } from './options.js'
+import { EMPTY, agesOf, knownSerializer, layer, resolve } from './options.js'
+import { RemoteFlight, Resumed } from './remote.js'
 import { Routes } from './routes.js'
 import { decode, encode, share } from './values.js'
 import { loadBatch } from './many.js'
@@ -58,7 +59,9 @@ export class Core {
    * @param {CacheOptions} options
    */
   constructor(options) {
-    const { memory, near, serializer, compression, refresh, breaker, load } = options
+    const { name, settings, memory, near, serializer, compression, refresh, breaker, load } = options
+    /** What other threads open the same cache by; undefined for a cache of its own. */
+    this.name = name
     this.serializer = serializer
     /** Who may be given one and the same decoded value. @type {import('./values.js').Sharing} */
     this.sharing = near === null ? 'copy' : near.values
@@ -67,6 +70,8 @@ export class Core {
     this.routes = new Routes()
     /** The flights of this thread, by token. @type {Map<number, Flight>} */
     this.flights = new Map()
+    /** The flights of other threads that are waited for here, by token. @type {Map<number, RemoteFlight>} */
+    this.remotes = new Map()
     /** The refreshes that wait or run, by batch. @type {Map<number, Refresh>} */
     this.refreshes = new Map()
     /** The numbers of the origins used so far. @type {Map<string, number>} */
@@ -78,7 +83,11 @@ export class Core {
     this.closed = false
     /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string } | undefined} */
     this.last = undefined
-    this.number = mail.open(this, {
+    /** Those who wait for the refreshes of this thread to have ended. @type {Set<() => void>} */
+    this.closers = new Set()
+    const opened = mail.open(this, {
+      name,
+      settings,
       memory,
       ...refresh,
       algorithm: compression === null ? '' : compression.algorithm,
@@ -87,8 +96,22 @@ export class Core {
       breakerThreshold: breaker === null ? 0 : breaker.threshold,
       breakerTimeout: breaker === null ? 0 : breaker.timeout
     })
+    if (opened.mismatch) {
+      const { option, given, open } = opened.mismatch
+      throw configMismatch(/** @type {string} */ (name), option, given, open)
+    }
+    this.number = opened.number
+    if (settings.some(({ option, given }) => option === 'serializer' && !given)) {
+      const open = /** @type {string} */ (opened.serializer)
+      const known = knownSerializer(open)
+      if (known === undefined) {
+        mail.close(this, this.number)
+        throw configMismatch(/** @type {string} */ (name), 'serializer', 'not given', open)
+      }
+      this.serializer = known
+    }
     /** Gone when the cache is closed. */
-    this.near = Near.open(this.number, near, serializer)
+    this.near = Near.open(this.number, near, this.serializer)
     this.events = new Emitter({
       onFailure: () => void native.countListenerError(this.number),
       onListening: (event, listening) => {
@@ -216,7 +239,7 @@ export class Core {
     const copy = near.begin(key)
     return deferred === 0
       ? near.keep(copy, kind, data, key)
-      : this.#inflated(deferred, key).then(data => near.keep(copy, kind, data, key))
+      : this.inflated(deferred, key).then(data => near.keep(copy, kind, data, key))
   }
 
   /**
@@ -245,12 +268,12 @@ export class Core {
     if (!whole) {
       return deferred === 0
         ? this.#decoded(kind, data, key)
-        : this.#inflated(deferred, key).then(data => this.#decoded(kind, data, key))
+        : this.inflated(deferred, key).then(data => this.#decoded(kind, data, key))
     }
     const facts = this.#facts()
     return deferred === 0
       ? entry(this.#decoded(kind, data, key), facts)
-      : this.#inflated(deferred, key).then(data => entry(this.#decoded(kind, data, key), facts))
+      : this.inflated(deferred, key).then(data => entry(this.#decoded(kind, data, key), facts))
   }
 
   /**
@@ -270,7 +293,7 @@ export class Core {
    * @param {string} key
    * @returns {Promise<any>}
    */
-  #inflated(number, key) {
+  inflated(number, key) {
     hold()
     const inflated = new Promise((resolve, reject) => {
       this.inflating.set(number, data => {
@@ -321,18 +344,22 @@ export class Core {
    * @param {any} options
    * @param {boolean} whole
    * @param {boolean} force
+   * @param {Resumed} [resumed] when it begins anew
    * @returns {Promise<any>}
    */
-  load(key, fetcher, source, options, whole, force) {
+  load(key, fetcher, source, options, whole, force, resumed) {
     const own = layer(options, 'get')
     const route = source ?? this.#routeOf(key)
     const layers = this.layers(route, own)
     const resolved = resolve(...layers)
-    const { softTimeout, hardTimeout } = resolved
+    const { hardTimeout } = resolved
+    const softTimeout = resumed === undefined ? resolved.softTimeout : resumed.left(resolved.softTimeout)
     const origin = this.#origin(own, source)
     this.#inputs(route, origin, hardTimeout)
     header[H.IN_PARENT] = parent()
-    const data = native.begin(this.number, key, force ? FORCE | PERMIT : PERMIT)
+    if (resumed !== undefined) header[H.SINCE] = resumed.since
+    const flags = (force ? FORCE | PERMIT : PERMIT) | (resumed === undefined ? 0 : RESUME)
+    const data = native.begin(this.number, key, flags)
     const status = header[H.STATUS]
     const token = header[H.TOKEN]
     switch (status) {
@@ -340,15 +367,24 @@ export class Core {
         const hasCopy = header[H.HAS_COPY] !== 0
         const call = new Call(this, { background: false, hardTimeout })
         const reason = force ? 'forced' : hasCopy ? 'expired' : 'miss'
-        const flight = new Flight(this, key, token, { layers, resolved, route: route?.id ?? 0, reason, hasCopy, call })
+        const flight = new Flight(this, key, token, { layers, resolved, route: route?.number ?? 0, reason, hasCopy, call })
         const answer = this.wait(flight, own.signal, softTimeout, whole)
         run(flight, fetcher)
         checkMail()
         return answer
       }
       case Status.Join: {
+        const since = header[H.SINCE]
         checkMail()
-        return this.wait(/** @type {Flight} */ (this.flights.get(token)), own.signal, softTimeout, whole)
+        const flight = this.flights.get(token)
+        if (flight !== undefined) return this.wait(flight, own.signal, softTimeout, whole)
+        const next = resumed?.again() ?? new Resumed(since)
+        const again = () => {
+          if (this.closed) throw closed()
+          next.check(key)
+          return this.load(key, fetcher, source, options, whole, force, next)
+        }
+        return this.wait(this.remote(key, token), own.signal, softTimeout, whole, again)
       }
       case Status.Fresh:
       case Status.Stale: {
@@ -369,17 +405,28 @@ export class Core {
   }
 
   /**
+   * The flight of another thread, as those here wait for it.
+   * @param {string} key
+   * @param {number} token
+   */
+  remote(key, token) {
+    return this.remotes.get(token) ?? new RemoteFlight(this, key, token)
+  }
+
+  /**
    * Waits for a flight as one caller.
-   * @param {Flight} flight
+   * @param {Flight | RemoteFlight} flight
    * @param {AbortSignal | undefined} signal
    * @param {number} softTimeout milliseconds, may be infinite
    * @param {boolean} whole
+   * @param {() => Promise<any>} [again] begins anew, should a flight of another thread come to no end
    * @returns {Promise<any>}
    */
-  wait(flight, signal, softTimeout, whole) {
+  wait(flight, signal, softTimeout, whole, again) {
     flight.join()
     if (signal === undefined && softTimeout === Infinity) {
-      return flight.outcome.then(whole ? wholeOf : valueOf)
+      if (again === undefined) return flight.outcome.then(whole ? wholeOf : valueOf)
+      return flight.outcome.then(outcome => outcome.again ? again() : (whole ? wholeOf : valueOf)(outcome))
     }
     return new Promise((resolve, reject) => {
       let waiting = true
@@ -399,7 +446,7 @@ export class Core {
         if (!waiting) return
         stop()
         try {
-          resolve((whole ? wholeOf : valueOf)(outcome))
+          resolve(outcome.again && again !== undefined ? again() : (whole ? wholeOf : valueOf)(outcome))
         } catch (error) {
           reject(error)
         }
@@ -448,7 +495,7 @@ export class Core {
     const batch = native.refresh(this.number, keys)
     if (batch === 0) return
     const inContext = /** @type {any} */ (AsyncLocalStorage.snapshot())
-    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.id ?? 0, failures: [], inContext })
+    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.number ?? 0, failures: [], inContext })
     checkMail()
   }
 
@@ -460,7 +507,7 @@ export class Core {
     const refresh = this.refreshes.get(batch)
     const started = native.start(this.number, batch)
     if (refresh === undefined || started.length === 0) {
-      this.refreshes.delete(batch)
+      this.#forget(batch)
       // A retry that its circuit refuses will not come: what failed has failed for good.
       for (const { flight, error } of refresh?.failures ?? []) this.#tellRefresh(flight, { error })
       checkMail()
@@ -490,12 +537,21 @@ export class Core {
     const { call } = flight
     if (!call.background) return
     const over = call.batchEnd === mail.BatchEnd.Finished
-    if (over) this.refreshes.delete(call.batch)
+    if (over) this.#forget(call.batch)
     if (failure === undefined) this.#tellRefresh(flight, undefined)
     else call.failures.push({ flight, error: failure.error })
     const refresh = this.refreshes.get(call.batch)
     if (refresh !== undefined) refresh.failures = call.failures
     if (over) for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
+  }
+
+  /**
+   * A batch is over.
+   * @param {number} batch
+   */
+  #forget(batch) {
+    this.refreshes.delete(batch)
+    if (this.refreshes.size === 0) for (const closer of this.closers) closer()
   }
 
   /**
@@ -554,7 +610,7 @@ export class Core {
    */
   routed(key, layers) {
     const route = this.#routeOf(key)
-    return { layers: this.layers(route, layers[layers.length - 1] ?? EMPTY), route: route?.id ?? 0 }
+    return { layers: this.layers(route, layers[layers.length - 1] ?? EMPTY), route: route?.number ?? 0 }
   }
 
   /**
@@ -586,7 +642,7 @@ export class Core {
    * @param {number} hardTimeout
    */
   #inputs(route, origin, hardTimeout) {
-    header[H.IN_ROUTE] = route === undefined ? 0 : route.id
+    header[H.IN_ROUTE] = route === undefined ? 0 : route.number
     header[H.IN_ORIGIN] = origin
     header[H.IN_HARD_TIMEOUT] = hardTimeout
   }
@@ -650,7 +706,7 @@ export class Core {
     const own = options.map(one => layer(one, 'put'))
     const resolved = route === undefined ? resolve(this.layer, ...own) : resolve(this.layer, route.layer, ...own)
     const encoded = encode(value, this.serializer, key)
-    return { key, ...encoded, ages: agesOf(resolved), metadata: resolved.metadata, route: route?.id ?? 0 }
+    return { key, ...encoded, ages: agesOf(resolved), metadata: resolved.metadata, route: route?.number ?? 0 }
   }
 
   /**
@@ -679,9 +735,15 @@ export class Core {
       case 'start':
         return this.#start(id)
       case 'dropped':
-        return void this.refreshes.delete(id)
+        return this.#forget(id)
       case 'timeout':
         return this.flights.get(id)?.timeOut()
+      case 'landed': {
+        const remote = this.remotes.get(id)
+        return remote === undefined ? native.leave(this.number, id, false) : remote.land()
+      }
+      case 'abandoned':
+        return this.flights.get(id)?.abandoned()
       case 'idle':
         for (const flushed of [...this.flushers]) flushed()
         return
@@ -738,6 +800,15 @@ export class Core {
   }
 
   /**
+   * Resolves when no refresh of this thread waits or runs.
+   * @returns {Promise<void>}
+   */
+  #refreshed() {
+    if (this.refreshes.size === 0) return Promise.resolve()
+    return new Promise(resolve => void this.closers.add(resolve))
+  }
+
+  /**
    * @param {number} limit milliseconds, may be infinite
    * @returns {Promise<void>}
    */
@@ -751,12 +822,12 @@ export class Core {
     const late = new Promise(resolve => {
       if (limit !== Infinity) timer = setTimeout(resolve, Math.min(limit, LONGEST_TIMER))
     })
-    const flights = [...this.flights.values()].map(flight => flight.outcome)
-    const answered = Promise.all([...flights, this.flush(Infinity, 'close()')])
+    const flights = [...this.flights.values(), ...this.remotes.values()].map(flight => flight.outcome)
+    const answered = Promise.all([...flights, this.name === undefined ? this.flush(Infinity, 'close()') : this.#refreshed()])
     await Promise.race([late, answered.then(() => this.#allInflated())])
     clearTimeout(timer)
     native.dropQueued(this.number)
-    for (const flight of [...this.flights.values()]) flight.close()
+    for (const flight of [...this.flights.values(), ...this.remotes.values()]) flight.close()
     this.last = { stats: native.stats(this.number), metrics: native.metrics(this.number) ?? '' }
     mail.close(this, this.number)
     for (const deliver of this.inflating.values()) deliver(undefined)

@@ -224,6 +224,30 @@ export function circuitOpen(key, origin, nextAttempt) {
 }
 
 /**
+ * ERR_KVCACHE_CONFIG_MISMATCH, with `option`, and `cache`, the name.
+ * @param {string} name of the cache
+ * @param {string} option
+ * @param {string} given
+ * @param {string} open what it is open with
+ * @returns {KvCacheError}
+ */
+export function configMismatch(name, option, given, open) {
+  const message = `option '${option}' is ${given}, but the cache '${shorten(name)}' is open with ${open}; allowed: the same, or nothing`
+  return new KvCacheError('ERR_KVCACHE_CONFIG_MISMATCH', message, { option, cache: name })
+}
+
+/**
+ * ERR_KVCACHE_THREAD_ENDED, with `key`: the threads that loaded it ended one after the other.
+ * @param {string} key
+ * @param {number} times how many
+ * @returns {KvCacheError}
+ */
+export function threadEnded(key, times) {
+  const message = `${keyText(key)} was not loaded: ${times} threads that were loading it ended, or closed the cache, before they had it`
+  return new KvCacheError('ERR_KVCACHE_THREAD_ENDED', message, { key })
+}
+
+/**
  * ERR_KVCACHE_CLOSED.
  * @returns {KvCacheError}
  */

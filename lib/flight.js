@@ -8,6 +8,7 @@
  */
 import { types } from 'node:util'
 import { closed, invalidValue, timeout, valueTooLarge } from './errors.js'
+import { describe } from './failures.js'
 import { hold, release } from './keepalive.js'
 import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { agesOf, layer, resolve } from './options.js'
@@ -66,7 +67,7 @@ export class Answer {
 }
 
 /** The answer where the fetcher gave undefined. */
-class Nothing {
+export class Nothing {
   facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge: 0, metadata: '' })
 
   take() {
@@ -148,6 +149,8 @@ export class Flight {
     this.callers = 0
     /** A caller went with a stale value and left it running. */
     this.leftRunning = false
+    /** Why the last caller here left, while other threads wait. @type {unknown} */
+    this.leftFor = undefined
     this.done = false
     this.unstored = false
     /** Whose copy in hand is to outlive the flight. @type {FetchContext | undefined} */
@@ -168,15 +171,27 @@ export class Flight {
   }
 
   /**
-   * A caller waits no more. When nobody is left, and nobody wished it to go on, the load is given up.
+   * A caller waits no more. When nobody is left in any thread, and nobody wished it to go on, the load is given up.
    * @param {unknown} reason for the fetcher's signal
    */
   leave(reason) {
     if (this.done) return
     if (--this.callers > 0) return
     release()
-    if (this.call.background || this.leftRunning) return
-    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted))
+    this.leftFor = reason
+    this.abandoned()
+  }
+
+  /** Nobody waits any more, as far as is known here. */
+  abandoned() {
+    if (this.done || this.callers > 0 || this.call.background || this.leftRunning) return
+    let awaited = false
+    this.#report(() => {
+      native.abandon(this.core.number, this.token)
+      awaited = header[H.STATUS] === Status.Awaited
+    })
+    if (awaited) return
+    const reason = this.leftFor
     this.#end({ error: reason })
     this.call.left(reason)
   }
@@ -231,7 +246,10 @@ export class Flight {
       ? new Nothing()
       : new Answer(core, key, encoded.kind, data, facts)
     this.#report(() => {
-      if (unstored) {
+      if (unstored && this.#isWatched()) {
+        this.#inputs(ages)
+        native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata)
+      } else if (unstored) {
         native.settleUnstored(core.number, token)
       } else {
         this.#inputs(ages)
@@ -264,7 +282,9 @@ export class Flight {
     })
     const answer = new Answer(core, key, kind, data, facts)
     this.#report(() => {
-      if (this.unstored) {
+      if (this.unstored && this.#isWatched()) {
+        native.settlePassingCopy(core.number, token, given)
+      } else if (this.unstored) {
         native.settleUnstored(core.number, token)
       } else {
         this.#inputs(ages)
@@ -273,6 +293,11 @@ export class Flight {
       }
     })
     return answer
+  }
+
+  /** Whether other threads wait for what it brings. */
+  #isWatched() {
+    return this.core.name !== undefined && native.isWatched(this.core.number, this.token)
   }
 
   #resolved() {
@@ -303,7 +328,10 @@ export class Flight {
    */
   fail(error, verdict = this.call.verdict(error)) {
     if (this.done) return
-    this.#report(() => native.fail(this.core.number, this.token, verdict))
+    const why = this.#isWatched() ? describe(error) : undefined
+    // What describes the error may run code of the user's.
+    if (this.done) return
+    this.#report(() => native.fail(this.core.number, this.token, verdict, why))
     const answer = this.callers > 0 ? standIn(this.core, this.key) : undefined
     this.#end(answer === undefined ? { error } : { answer })
     this.core.refreshed(this, { error })
@@ -321,7 +349,7 @@ export class Flight {
   close() {
     if (this.done) return
     const error = closed()
-    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted))
+    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted, undefined))
     this.#end({ error })
     this.call.abort(error)
   }
@@ -350,7 +378,10 @@ export class Flight {
   }
 }
 
-/** @typedef {{ answer: Answer | Nothing, error?: undefined } | { answer?: undefined, error: unknown }} Outcome */
+/**
+ * How a flight has ended. `again`: it was another thread's and came to no end, so that whoever still wants the key begins anew.
+ * @typedef {{ answer?: Answer | Nothing, error?: unknown, again?: boolean }} Outcome
+ */
 
 /**
  * Data that stays as it is whatever the fetcher does with its own bytes.

@@ -6,11 +6,12 @@
  * the rest goes to the batch fetcher in one call, each under a flight of its own, so that a get() of one of them joins it.
  */
 import { types } from 'node:util'
-import { invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
+import { closed, invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
 import { ALIVE, Call, Flight, standIn } from './flight.js'
-import { FORCE, H, PERMIT, Status, checkMail, header } from './native.js'
+import { FORCE, H, PERMIT, RESUME, Status, checkMail, header } from './native.js'
 import { Nest, parent } from './nesting.js'
 import { layer, resolve } from './options.js'
+import { Resumed } from './remote.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./core.js').BatchFetcher} BatchFetcher */
@@ -150,6 +151,46 @@ function gatherBatch(core, keys, fetcher, own) {
   return gathering
 }
 
+/** Keys that begin anew since the thread that loaded them ended: those of one moment are loaded by one call again. */
+class Again {
+  /** @type {Map<string, Resumed> | undefined} */
+  #resumed
+
+  /**
+   * @param {(gathering: Gathering, resumed: Map<string, Resumed>) => void} load
+   */
+  constructor(load) {
+    this.load = load
+    /** @type {Promise<Gathering>} */
+    this.gathered = Promise.resolve(new Gathering())
+  }
+
+  /**
+   * @param {Core} core
+   * @param {string} key
+   * @param {Resumed} resumed
+   * @returns {Promise<unknown>}
+   */
+  ask = async (core, key, resumed) => {
+    resumed.check(key)
+    if (this.#resumed === undefined) {
+      const keys = new Map()
+      this.#resumed = keys
+      this.gathered = Promise.resolve().then(() => {
+        this.#resumed = undefined
+        if (core.closed) throw closed()
+        const gathering = new Gathering()
+        this.load(gathering, keys)
+        return Promise.all(gathering.waits).then(() => gathering)
+      })
+    }
+    this.#resumed.set(key, resumed)
+    const { values, errors } = await this.gathered
+    if (errors.has(key)) throw errors.get(key)
+    return values.get(key)
+  }
+}
+
 /**
  * Takes the value that the call just made has found.
  * @param {Gathering} gathering
@@ -175,29 +216,44 @@ function take(gathering, key, read) {
  * @param {Readonly<Layer>} own
  * @param {readonly Layer[]} layers
  * @param {number} origin
+ * @param {Map<string, Resumed>} [resumed] those that begin anew
  */
-function loadMissing(core, gathering, missing, fetcher, own, layers, origin) {
+function loadMissing(core, gathering, missing, fetcher, own, layers, origin, resumed) {
   const { softTimeout, hardTimeout } = resolve(...layers)
   const nestedIn = parent()
-  const force = own.forceFresh ? FORCE : 0
+  const force = (own.forceFresh ? FORCE : 0) | (resumed === undefined ? 0 : RESUME)
+  /** @type {Again | undefined} */
+  let again
   const call = new Call(core, { background: false, hardTimeout })
   for (const key of missing) {
     const routed = core.routed(key, layers)
     // One call of the fetcher is one call of its origin: only its first key asks the breaker, and answers to it.
     const flags = call.flights.length === 0 ? force | PERMIT : force
+    const before = resumed?.get(key)
+    if (before !== undefined) header[H.SINCE] = before.since
     const data = core.begin(key, { route: routed.route, origin, hardTimeout, parent: nestedIn, flags })
     const token = header[H.TOKEN]
     switch (header[H.STATUS]) {
       case Status.Lead: {
         const hasCopy = header[H.HAS_COPY] !== 0
-        const reason = force !== 0 ? 'forced' : hasCopy ? 'expired' : 'miss'
+        const reason = own.forceFresh ? 'forced' : hasCopy ? 'expired' : 'miss'
         const flight = new Flight(core, key, token, { ...routed, reason, hasCopy, call })
         gathering.await(key, core.wait(flight, own.signal, softTimeout, false))
         break
       }
       case Status.Join: {
-        const flight = /** @type {Flight} */ (core.flights.get(token))
-        gathering.await(key, core.wait(flight, own.signal, softTimeout, false))
+        const flight = core.flights.get(token)
+        if (flight !== undefined) {
+          gathering.await(key, core.wait(flight, own.signal, softTimeout, false))
+          break
+        }
+        const next = before?.again() ?? new Resumed(header[H.SINCE])
+        again ??= new Again((gathering, resumed) => {
+          loadMissing(core, gathering, [...resumed.keys()], fetcher, own, layers, origin, resumed)
+        })
+        const { ask } = again
+        const remote = core.remote(key, token)
+        gathering.await(key, core.wait(remote, own.signal, softTimeout, false, () => ask(core, key, next)))
         break
       }
       case Status.Fresh:

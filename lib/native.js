@@ -27,6 +27,7 @@ export const H = Object.freeze({
   LIMIT: 12,
   LIMIT_IS_BUDGET: 13,
   DEFERRED: 14,
+  SINCE: 15,
   IN_MAX_AGE: 16,
   IN_STALE_AGE: 17,
   IN_STALE_IF_ERROR: 18,
@@ -66,7 +67,10 @@ export const Status = Object.freeze({
   Recursion: 7,
   Done: 8,
   Unstored: 9,
-  Gone: 10
+  Gone: 10,
+  Awaited: 11,
+  Failed: 12,
+  TimedOut: 13
 })
 
 /** Flags of lookup() and peek(). */
@@ -76,6 +80,7 @@ export const NEAR = 4
 /** Flags of begin(). */
 export const FORCE = 1
 export const PERMIT = 2
+export const RESUME = 4
 
 /** Where a batch of refreshes stands after one of its keys has ended: header[BATCH_END]. */
 export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
@@ -83,7 +88,7 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
 /**
  * @typedef {object} Event what an engine says on its own account
  * @property {number} cache
- * @property {string} kind 'start' | 'dropped' | 'timeout' | 'idle' | 'inflated' | 'evict' | 'breaker'
+ * @property {string} kind 'start' | 'dropped' | 'timeout' | 'landed' | 'abandoned' | 'idle' | 'inflated' | 'evict' | 'breaker'
  * @property {number} id
  * @property {string} [name]
  * @property {string} [detail]
@@ -118,13 +123,14 @@ export const native = binding
  * Opens a cache whose events go to `receiver`, for as long as somebody holds that.
  * @param {{ receive(event: Event): void }} receiver
  * @param {object} options as the addon takes them
- * @returns {number} its number in this thread
  */
 export function open(receiver, options) {
-  const number = binding.open(place, /** @type {any} */ (options))
-  caches.set(number, new WeakRef(receiver))
-  forgotten.register(receiver, number, receiver)
-  return number
+  const opened = binding.open(place, /** @type {any} */ (options))
+  if (!opened.mismatch) {
+    caches.set(opened.number, new WeakRef(receiver))
+    forgotten.register(receiver, opened.number, receiver)
+  }
+  return opened
 }
 
 /**

@@ -253,9 +253,9 @@ const GROUP = Object.assign(Object.create(null), {
 })
 
 /** Options of the whole cache, beside the layer it is. */
-const CACHE_OPTIONS = ['memory', 'near', 'serializer', 'compression', 'refresh', 'breaker']
+const CACHE_OPTIONS = ['name', 'memory', 'near', 'serializer', 'compression', 'refresh', 'breaker']
 /** Options that the interface has a place for but this version has not. */
-const LATER = new Set(['name', 'tiers', 'tags', 'dependsOn'])
+const LATER = new Set(['tiers', 'tags', 'dependsOn'])
 
 /**
  * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
@@ -475,7 +475,16 @@ export function agesOf(resolved, random = Math.random) {
  */
 
 /**
+ * @typedef {object} Setting what all who open a named cache must agree on
+ * @property {string} option
+ * @property {string} value as messages show it
+ * @property {boolean} given false for a default
+ */
+
+/**
  * @typedef {object} CacheOptions
+ * @property {string | undefined} name
+ * @property {Setting[]} settings of a named cache
  * @property {number} memory bytes
  * @property {Readonly<NearOptions> | null} near null for none
  * @property {Readonly<Serializer>} serializer
@@ -497,11 +506,12 @@ const MEMORY = 256 * 1024 ** 2
  */
 export function cacheOptions(options) {
   const given = options === undefined ? {} : asOptions(options, PLACES.cache.label)
-  const { memory, near, serializer, compression, refresh, breaker } = given
+  const { name, memory, near, serializer, compression, refresh, breaker } = given
   /** @type {Record<string, unknown>} */
   const rest = {}
   for (const name in given) if (!CACHE_OPTIONS.includes(name) && !isStrayUnknown(given, name)) rest[name] = given[name]
-  return Object.freeze({
+  const parsed = {
+    name: name === undefined ? undefined : parseName('name', name),
     memory: memory === undefined ? MEMORY : parseSize('memory', memory, MIN_MEMORY),
     near: near === false ? null : Object.freeze(parseNear(near)),
     serializer: Object.freeze(parseSerializer(serializer)),
@@ -509,8 +519,66 @@ export function cacheOptions(options) {
     refresh: Object.freeze(parseRefresh(refresh)),
     breaker: breaker === false ? null : Object.freeze(parseBreaker(breaker)),
     load: layer(rest, 'cache')
-  })
+  }
+  return Object.freeze({ ...parsed, settings: name === undefined ? [] : settings(parsed, given) })
 }
+
+/** Options of the engine, which all who open a named cache share. */
+const SHARED = {
+  compression: ['algorithm', 'level', 'threshold'],
+  refresh: ['concurrency', 'maxQueued', 'retries', 'backoff', 'cooldown'],
+  breaker: ['threshold', 'timeout']
+}
+
+/** Units of the options that have one. @type {Record<string, string>} */
+const UNITS = { memory: 'bytes', threshold: 'bytes', backoff: 'ms', cooldown: 'ms', timeout: 'ms' }
+
+/**
+ * The settings of a named cache, as text: what was given is compared with what it is open with.
+ * @param {Record<string, any>} parsed
+ * @param {Record<string, any>} given
+ * @returns {Setting[]}
+ */
+function settings(parsed, given) {
+  const { serializer } = parsed
+  const memory = { option: 'memory', value: `${parsed.memory} bytes`, given: given.memory !== undefined }
+  const all = [memory, { option: 'serializer', value: serializerText(serializer), given: given.serializer !== undefined }]
+  for (const [option, names] of Object.entries(SHARED)) {
+    const own = given[option]
+    all.push({ option, value: parsed[option] === null ? 'false' : 'an object', given: own !== undefined })
+    if (parsed[option] === null) continue
+    for (const name of names) {
+      const unit = option === 'breaker' && name === 'threshold' ? undefined : UNITS[name]
+      const value = String(parsed[option][name])
+      all.push({
+        option: `${option}.${name}`,
+        value: unit === undefined ? value : `${value} ${unit}`,
+        given: own?.[name] !== undefined
+      })
+    }
+  }
+  return all
+}
+
+/**
+ * @param {Serializer} serializer
+ * @returns {string}
+ */
+function serializerText({ name, kind }) {
+  return kind === 'custom' ? `one of its own, '${name}'` : `'${name}'`
+}
+
+/**
+ * The serializer of who opened a named cache without giving one: that which it is open with, if it is built in.
+ * @param {string} text as in its settings
+ * @returns {Serializer | undefined}
+ */
+export function knownSerializer(text) {
+  return BUILT_IN.find(serializer => serializerText(serializer) === text)
+}
+
+/** @type {Serializer[]} */
+const BUILT_IN = [{ name: 'json', kind: 'json' }, { name: 'v8', kind: 'v8' }]
 
 /**
  * @param {object} given

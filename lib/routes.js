@@ -29,6 +29,8 @@ class Route {
    */
   constructor(id, pattern, fetcher, layer, order) {
     this.id = id
+    /** The number that its pattern is counted under, which all who have the cache open share. */
+    this.number = id
     /** The pattern as written. */
     this.pattern = pattern.source
     this.matcher = pattern

@@ -7,13 +7,13 @@ use kvcache_engine::engine::{Compression, Config, Event};
 use kvcache_engine::load::breaker::BreakerConfig;
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::memory::EvictReason;
-use kvcache_engine::scheduler::Scheduled;
 use kvcache_engine::stats::latency::Summary;
 use napi::Result;
 use napi_derive::napi;
 
 use crate::mailbox::Slot;
-use crate::thread::{Opened, with_cache, with_local};
+use crate::registry::{Mismatch, Opened, Setting};
+use crate::thread::{with_cache, with_local};
 
 /// How a cache is set up; milliseconds and bytes.
 #[napi(object)]
@@ -32,11 +32,42 @@ pub struct OpenOptions {
     /// 0 for the algorithm's own default.
     pub level: i32,
     pub threshold: f64,
+    /// None for a cache of its own.
+    pub name: Option<String>,
+    /// What those who open the same name must agree on.
+    pub settings: Vec<SettingIn>,
 }
 
-/// Opens a cache for a place. Its number in this thread.
+/// A setting of a named cache, as text.
+#[napi(object)]
+pub struct SettingIn {
+    pub option: String,
+    pub value: String,
+    /// False for a default.
+    pub given: bool,
+}
+
+/// A cache that was opened, or the setting that stands against it.
+#[napi(object)]
+pub struct OpenOut {
+    /// Its number in this thread; 0 where it was refused.
+    pub number: u32,
+    pub mismatch: Option<MismatchOut>,
+    /// The serializer that a named cache was opened with.
+    pub serializer: Option<String>,
+}
+
+/// A setting that is not the one that the cache is open with.
+#[napi(object)]
+pub struct MismatchOut {
+    pub option: String,
+    pub open: String,
+    pub given: String,
+}
+
+/// Opens a cache for a place.
 #[napi(catch_unwind)]
-pub fn open(place: u32, options: OpenOptions) -> Result<u32> {
+pub fn open(place: u32, options: OpenOptions) -> Result<OpenOut> {
     let breaker = (options.breaker_threshold > 0)
         .then_some(BreakerConfig { threshold: options.breaker_threshold, timeout: options.breaker_timeout as u64 });
     let compression = Algorithm::from_name(&options.algorithm).map(|algorithm| Compression {
@@ -57,16 +88,32 @@ pub fn open(place: u32, options: OpenOptions) -> Result<u32> {
         compression,
     };
     with_local(place, |local| {
-        let cache = local.next_number()?;
-        let scheduled = Scheduled::open(config);
-        let slot = Slot { cache, mailbox: Arc::clone(&local.mailbox) };
-        let thread = scheduled.engine().attach(Arc::new(slot));
-        local.opened(cache, Opened { scheduled, thread });
-        Ok(cache)
+        let number = local.next_number()?;
+        let slot = Slot { cache: number, mailbox: Arc::clone(&local.mailbox) };
+        let opened = match &options.name {
+            None => Ok(Opened::private(config, slot)),
+            Some(name) => Opened::named(name, options.settings.into_iter().map(Setting::from).collect(), config, slot),
+        };
+        Ok(match opened {
+            Ok(opened) => {
+                let serializer = opened.setting("serializer").map(str::to_owned);
+                local.opened(number, opened);
+                OpenOut { number, mismatch: None, serializer }
+            }
+            Err(Mismatch { option, open, given }) => {
+                OpenOut { number: 0, mismatch: Some(MismatchOut { option, open, given }), serializer: None }
+            }
+        })
     })?
 }
 
-/// Closes a cache: its memory is freed, its number means nothing any more.
+impl From<SettingIn> for Setting {
+    fn from(SettingIn { option, value, given }: SettingIn) -> Self {
+        Self { option, value, given }
+    }
+}
+
+/// Closes a cache: its number means nothing any more, and its memory is freed unless others have it open.
 #[napi(catch_unwind)]
 pub fn close(cache: u32) -> Result<()> {
     let opened = with_local(cache, |local| local.closed(cache))?;
@@ -80,17 +127,17 @@ pub fn origin(cache: u32, name: String) -> Result<u32> {
     Ok(with_cache(cache, |opened, _| opened.engine().origin(&name).number())?.unwrap_or(u32::MAX))
 }
 
-/// Names a route for the metrics.
+/// The number that a pattern is counted under in the metrics, the same for all who have the cache open; 0 when there are too
+/// many.
 #[napi(catch_unwind)]
-pub fn name_route(cache: u32, route: u32, pattern: String) -> Result<()> {
-    with_cache(cache, |opened, _| opened.engine().name_route(route as u16, &pattern))?;
-    Ok(())
+pub fn route(cache: u32, pattern: String) -> Result<u32> {
+    Ok(with_cache(cache, |opened, _| opened.engine().route(&pattern))?.map_or(0, u32::from))
 }
 
 /// Whether evictions are to be told.
 #[napi(catch_unwind)]
 pub fn tell_evictions(cache: u32, wanted: bool) -> Result<()> {
-    with_cache(cache, |opened, _| opened.engine().tell_evictions(wanted))?;
+    with_cache(cache, |opened, _| opened.engine().tell_evictions(opened.thread, wanted))?;
     Ok(())
 }
 
@@ -193,7 +240,7 @@ pub fn stats(cache: u32) -> Result<Option<Stats>> {
 /// All figures as Prometheus text.
 #[napi(catch_unwind)]
 pub fn metrics(cache: u32) -> Result<Option<String>> {
-    with_cache(cache, |opened, _| opened.engine().metrics())
+    with_cache(cache, |opened, _| opened.engine().metrics_of(opened.name()))
 }
 
 /// Where a breaker stands.
@@ -222,7 +269,7 @@ pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
 #[napi(object)]
 pub struct EventOut {
     pub cache: u32,
-    /// 'start', 'dropped', 'timeout', 'idle', 'inflated', 'evict' or 'breaker'.
+    /// 'start', 'dropped', 'timeout', 'landed', 'abandoned', 'idle', 'inflated', 'evict' or 'breaker'.
     pub kind: String,
     /// The batch or the flight; of an eviction the bytes.
     pub id: f64,
@@ -238,6 +285,8 @@ impl EventOut {
             Event::Start(batch) => ("start", batch, None, None),
             Event::Dropped(batch) => ("dropped", batch, None, None),
             Event::TimedOut(token) => ("timeout", token, None, None),
+            Event::Landed(token) => ("landed", token, None, None),
+            Event::Abandoned(token) => ("abandoned", token, None, None),
             Event::Idle => ("idle", 0, None, None),
             Event::Inflated(number) => ("inflated", number, None, None),
             Event::Evicted { key, bytes, reason } => {

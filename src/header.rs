@@ -31,6 +31,9 @@ pub const LIMIT_IS_BUDGET: usize = 13;
 /// Out: the number under which a worker decompresses the value found, 0 if it is here.
 pub const DEFERRED: usize = 14;
 
+/// Out: when a caller that joins a load came; in: the same, when it begins anew.
+pub const SINCE: usize = 15;
+
 /// In: ages, milliseconds, may be infinite.
 pub const IN_MAX_AGE: usize = 16;
 pub const IN_STALE_AGE: usize = 17;
@@ -108,4 +111,10 @@ pub enum Status {
     Unstored = 9,
     /// The flight had ended before.
     Gone = 10,
+    /// The flight goes on: other threads wait for it.
+    Awaited = 11,
+    /// What was waited for has failed.
+    Failed = 12,
+    /// What was waited for took longer than [`AGE`] milliseconds.
+    TimedOut = 13,
 }

@@ -14,6 +14,7 @@ mod mailbox;
 mod near;
 mod raw;
 mod reading;
+mod registry;
 mod shared;
 mod thread;
 mod writing;

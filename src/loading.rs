@@ -1,7 +1,7 @@
 //! Calls around a load: begin, what came of it, and the background refreshes.
 
-use kvcache_engine::engine::{BatchEnd, Begin, Begun, Loaded, Refresh, Settled, Stored};
-use kvcache_engine::entry::Kind;
+use kvcache_engine::engine::{BatchEnd, Begin, Begun, Found, Landed, Loaded, Refresh, Settled, Stored};
+use kvcache_engine::entry::{Freshness, Kind};
 use kvcache_engine::error::Limit;
 use kvcache_engine::load::breaker::{OriginId, Outcome};
 use kvcache_engine::load::waits;
@@ -10,15 +10,18 @@ use napi::{Env, Result, sys};
 use napi_derive::napi;
 
 use crate::header::{self, Status};
-use crate::raw::{Raw, append_text, undefined, with_key};
+use crate::raw::{Raw, append_bytes, append_text, bytes, undefined, with_key};
 use crate::reading::hand_over;
-use crate::thread::{Header, Local, Opened, with_cache, with_local};
+use crate::registry::Opened;
+use crate::thread::{Header, Local, with_cache, with_local};
 use crate::writing::{read_data, value_in};
 
 /// Flag: load even where a value is fresh.
 const FORCE: u32 = 1;
 /// Flag: ask the breaker, and answer to it.
 const PERMIT: u32 = 2;
+/// Flag: the caller waited before, since what the header says.
+const RESUME: u32 = 4;
 
 /// Begins a load, with the route, origin, hardTimeout and parent of the header. Status `Fresh` or `Stale` with a value that
 /// is there by now, `Lead`, `Join`, `Refused` or `Recursion`.
@@ -36,6 +39,7 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             hard_timeout: header.millis(header::IN_HARD_TIMEOUT),
             force: flags & FORCE != 0,
             permit: flags & PERMIT != 0,
+            since: if flags & RESUME != 0 { header.get(header::SINCE) as u64 } else { 0 },
         };
         let Some(begun) = with_key(env, key, |key| opened.engine().begin(key, &begin)) else {
             header.status(Status::InvalidKey);
@@ -53,6 +57,8 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             Begun::Join(token) => {
                 header.status(Status::Join);
                 header.set(header::TOKEN, token as f64);
+                let since = if begin.since == 0 { opened.engine().clock().now_nanos() } else { begin.since };
+                header.set(header::SINCE, since.max(1) as f64);
             }
             Begun::Refused { next_attempt } => {
                 header.status(Status::Refused);
@@ -69,6 +75,7 @@ fn report(header: &Header, opened: &Opened, settled: Settled) {
         Stored::Yes => header.status(Status::Done),
         Stored::No => header.status(Status::Unstored),
         Stored::Gone => header.status(Status::Gone),
+        Stored::Awaited => header.status(Status::Awaited),
         Stored::TooLarge { bytes } => header.too_large(bytes, Limit::Budget(opened.engine().budget())),
     }
     header.set(
@@ -119,19 +126,102 @@ pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
     with_local(cache, |local| settle_with(local, cache, token, &Loaded::Unstored))
 }
 
-/// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort. Status `Unstored` or
-/// `Gone`.
+/// As `settle`, of a value for those who wait, which is not to be stored.
 #[napi(catch_unwind)]
-pub fn fail(cache: u32, token: f64, outcome: u8) -> Result<()> {
-    with_cache(cache, |opened, header| {
+pub fn settle_passing(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+    with_local(cache, |local| match Kind::from_u8(kind) {
+        Some(kind) if read_data(local, env.raw(), kind, data, metadata) => {
+            settle_with(local, cache, token, &Loaded::Passing(value_in(local, kind)));
+        }
+        _ => local.header.status(Status::InvalidData),
+    })
+}
+
+/// As `settleUnmodified`, of what is not to be stored.
+#[napi(catch_unwind)]
+pub fn settle_passing_copy(env: Env, cache: u32, token: f64, metadata: Raw) -> Result<()> {
+    with_local(cache, |local| {
+        local.scratch_metadata.clear();
+        if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
+            local.header.status(Status::InvalidData);
+            return;
+        }
+        let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
+        settle_with(local, cache, token, &Loaded::PassingCopy { metadata });
+    })
+}
+
+/// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort; `why` describes the error
+/// to other threads, which begin anew without it. Status `Unstored` or `Gone`.
+#[napi(catch_unwind)]
+pub fn fail(env: Env, cache: u32, token: f64, outcome: u8, why: Raw) -> Result<()> {
+    let env = env.raw();
+    with_local(cache, |local| {
+        local.scratch.clear();
+        append_bytes(env, why, &mut local.scratch);
+        let Some(opened) = local.cache(cache) else { return };
         let (outcome, failed) = match outcome {
             0 => (Outcome::Success, true),
             1 => (Outcome::Failure, true),
             _ => (Outcome::Aborted, false),
         };
-        report(header, opened, opened.engine().fail(token as u64, outcome, failed));
-    })?;
+        report(&local.header, opened, opened.engine().fail_with(token as u64, outcome, failed, &local.scratch));
+    })
+}
+
+/// Reports that nobody in this thread waits for a flight any more. Status `Unstored` or `Gone` when it has ended, `Awaited`
+/// when it goes on.
+#[napi(catch_unwind)]
+pub fn abandon(cache: u32, token: f64) -> Result<()> {
+    with_cache(cache, |opened, header| report(header, opened, opened.engine().abandon(token as u64)))?;
     Ok(())
+}
+
+/// Whether other threads wait for a flight of this one.
+#[napi(catch_unwind)]
+pub fn is_watched(cache: u32, token: f64) -> Result<bool> {
+    Ok(with_cache(cache, |opened, _| opened.engine().is_watched(token as u64))?.unwrap_or(false))
+}
+
+/// Nobody in this thread waits any more for a flight of another one; `running`: it is to go on nevertheless.
+#[napi(catch_unwind)]
+pub fn leave(cache: u32, token: f64, running: bool) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().leave(opened.thread, token as u64, running))?;
+    Ok(())
+}
+
+/// What became of a flight of another thread. Status `Fresh` with the value; `Unstored` where there is none; `Failed` with what
+/// describes the error; `TimedOut`; `Gone` where the load is to be begun anew; `None` if it is not known.
+#[napi(catch_unwind)]
+pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
+    let env = env.raw();
+    with_local(cache, |local| {
+        let Some(opened) = local.cache(cache) else { return undefined(env) };
+        let landed = opened.engine().take_landed(opened.thread, token as u64);
+        let header = &local.header;
+        match landed {
+            Some(Landed::Value(entry, stored)) => {
+                let found = Found { entry, freshness: Freshness::Fresh, age: 0, refresh_due: false, near_until: 0 };
+                let value = hand_over(local, env, cache, found, true, true);
+                if !stored {
+                    local.header.set(header::MAX_AGE, 0.0);
+                }
+                return value;
+            }
+            Some(Landed::Failed(why)) => {
+                header.status(Status::Failed);
+                return bytes(env, &why);
+            }
+            Some(Landed::TimedOut(after)) => {
+                header.status(Status::TimedOut);
+                header.set(header::AGE, after as f64);
+            }
+            Some(Landed::Nothing) => header.status(Status::Unstored),
+            Some(Landed::Again) => header.status(Status::Gone),
+            None => header.status(Status::None),
+        }
+        undefined(env)
+    })
 }
 
 /// The flights of `tokens` end together: whoever waits for one of them waits for the first.
@@ -200,9 +290,9 @@ pub fn flush(cache: u32) -> Result<bool> {
     Ok(with_cache(cache, |opened, _| opened.engine().flush())?.unwrap_or(true))
 }
 
-/// Drops every refresh that does not run yet.
+/// Drops every refresh of this thread that does not run yet.
 #[napi(catch_unwind)]
 pub fn drop_queued(cache: u32) -> Result<()> {
-    with_cache(cache, |opened, _| opened.engine().drop_queued())?;
+    with_cache(cache, |opened, _| opened.engine().drop_queued(opened.thread))?;
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! What the engines have to say to one JavaScript thread, and the bell that makes it look.
 //!
-//! Many events, one ring: the bell is rung when the mailbox was empty, and not at all by the thread itself, which sees
-//! in the header of each call that something waits. The bell does not keep the process alive.
+//! Many events, one ring: the bell is rung when the mailbox was empty, and not at all during a call of its own place, which
+//! sees in the header after the call that something waits. The bell does not keep the process alive.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::thread::{self, ThreadId};
+use std::ptr;
 
 use kvcache_engine::engine::{Event, Inbox};
 use napi::Status;
@@ -19,18 +20,27 @@ pub type Bell = ThreadsafeFunction<(), (), (), Status, false, true, 0>;
 /// Most events that wait; beyond it evictions, which come in any number and which nothing depends on, are not told.
 const CROWDED: usize = 100_000;
 
-/// The events of one thread, of whichever cache.
+thread_local! {
+    /// The mailbox of the place whose call this thread serves.
+    static SERVED: Cell<*const Mailbox> = const { Cell::new(ptr::null()) };
+}
+
+/// The events of one place, of whichever cache.
 pub struct Mailbox {
-    owner: ThreadId,
     events: Mutex<VecDeque<(u32, Event)>>,
     pending: AtomicBool,
     bell: Bell,
 }
 
 impl Mailbox {
-    /// The mailbox of the calling thread.
+    /// An empty mailbox.
     pub fn new(bell: Bell) -> Self {
-        Self { owner: thread::current().id(), events: Mutex::default(), pending: AtomicBool::new(false), bell }
+        Self { events: Mutex::default(), pending: AtomicBool::new(false), bell }
+    }
+
+    /// A call of the place whose mailbox this is begins: what comes until the guard is dropped is seen when the call ends.
+    pub fn serve(&self) -> Serving {
+        Serving(SERVED.replace(self))
     }
 
     /// Whether events wait.
@@ -56,10 +66,19 @@ impl Mailbox {
                 return;
             }
         }
-        if thread::current().id() != self.owner {
+        if !ptr::eq(SERVED.get(), self) {
             // A thread that is ending takes no more calls; it will not need them.
             self.bell.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
+    }
+}
+
+/// A call is being served; holds what was served before.
+pub struct Serving(*const Mailbox);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        SERVED.set(self.0);
     }
 }
 

@@ -138,6 +138,14 @@ pub fn append_data(env: sys::napi_env, kind: Kind, data: Raw, out: &mut Vec<u8>)
     if kind.is_text() { append_text(env, data, out) } else { append_bytes(env, data, out) }
 }
 
+/// A private `Buffer`.
+pub fn bytes(env: sys::napi_env, bytes: &[u8]) -> Raw {
+    let mut value = ptr::null_mut();
+    // SAFETY: `bytes` outlives the call, which copies it; the out parameter outlives the call. On failure as in `value_of`.
+    unsafe { sys::napi_create_buffer_copy(env, bytes.len(), bytes.as_ptr().cast(), ptr::null_mut(), &mut value) };
+    Raw(value)
+}
+
 /// A value: a string for text, a private `Buffer` for everything else.
 pub fn value_of(env: sys::napi_env, header: &entry::Header, bytes: &[u8]) -> Raw {
     let mut value = ptr::null_mut();

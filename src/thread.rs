@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use kvcache_engine::clock::{FOREVER, Millis};
 use kvcache_engine::codec::workshop::Tools;
-use kvcache_engine::engine::{Engine, Found, ThreadId};
+use kvcache_engine::engine::Found;
 use kvcache_engine::entry::{Ages, Entry, Freshness};
 use kvcache_engine::error::{Error as EngineError, Limit};
-use kvcache_engine::scheduler::Scheduled;
 use napi::{Env, Error, Result, sys};
 use napi_derive::napi;
 
 use crate::header::{self, Status};
 use crate::mailbox::{Bell, Mailbox};
 use crate::raw::Raw;
+use crate::registry::Opened;
 
 thread_local! {
     static LOCALS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
@@ -47,12 +47,6 @@ pub struct Local {
     pub found: Option<Entry>,
     /// Entries prepared for a putMany.
     pub staged: Vec<Entry>,
-}
-
-/// A cache as a thread has opened it.
-pub struct Opened {
-    pub scheduled: Scheduled,
-    pub thread: ThreadId,
 }
 
 /// The array shared with JavaScript.
@@ -168,12 +162,6 @@ impl Local {
     }
 }
 
-impl Opened {
-    pub fn engine(&self) -> &Arc<Engine> {
-        self.scheduled.engine()
-    }
-}
-
 fn index(cache: u32) -> usize {
     cache as usize % CACHES
 }
@@ -185,7 +173,9 @@ pub fn with_local<R>(number: u32, body: impl FnOnce(&mut Local) -> R) -> Result<
         let local = locals
             .get_mut((number >> CACHE_BITS) as usize)
             .ok_or_else(|| Error::from_reason("kvcache: init() was not called in this thread"))?;
+        let serving = local.mailbox.serve();
         let result = body(local);
+        drop(serving);
         if local.scratch.capacity() > SCRATCH_KEPT {
             local.scratch = Vec::new();
         }

@@ -169,6 +169,7 @@ impl User {
             hard_timeout: HARD_TIMEOUT,
             force,
             permit: true,
+            since: 0,
         };
         if let Begun::Lead { token, .. } = self.engine.begin(key.as_bytes(), &begin) {
             self.load(token);

@@ -31,6 +31,7 @@ mod loading;
 mod near;
 mod reading;
 mod refreshing;
+mod threads;
 mod timing;
 #[cfg(any(test, feature = "validate"))]
 mod validate;
@@ -39,6 +40,8 @@ mod writing;
 
 pub use self::figures::Stats;
 pub use self::near::{NearUses, Probe};
+pub use self::threads::Landed;
+use self::threads::LandedMap;
 
 /// A thread that uses the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +72,10 @@ pub enum Event {
     Dropped(BatchId),
     /// A flight's hard timeout has passed: fire its signal and call [`Engine::fail`].
     TimedOut(Token),
+    /// A flight of another thread that this one waits for has ended: call [`Engine::take_landed`].
+    Landed(Token),
+    /// Nobody in other threads waits any more for a flight that nobody waits for in its own: [abandon](Engine::abandon) it.
+    Abandoned(Token),
     /// The queue has become idle while someone waited for it.
     Idle,
     /// A value that was to be decompressed is ready: call [`Engine::take_inflated`].
@@ -152,6 +159,9 @@ pub struct Begin {
     pub force: bool,
     /// Ask the breaker, and answer to it. False for all but the first key of a batch.
     pub permit: bool,
+    /// When the caller came, in nanoseconds of the engine's clock, if it begins anew since the load that it waited for came
+    /// to no end: it has been counted. 0 for now.
+    pub since: u64,
 }
 
 /// What a caller that wants a load is to do.
@@ -193,6 +203,10 @@ pub enum Loaded<'a> {
     Value(Value<'a>),
     /// The copy in hand is still good: its age starts again. Without metadata of its own it keeps the copy's.
     NotModified { ages: Ages, metadata: Option<&'a [u8]> },
+    /// A value for those who wait, and not to be stored.
+    Passing(Value<'a>),
+    /// As `NotModified`, and not to be stored.
+    PassingCopy { metadata: Option<&'a [u8]> },
     /// Nothing to be stored.
     Unstored,
 }
@@ -209,7 +223,7 @@ impl Loaded<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Value(value) => value.bytes.len(),
-            Self::NotModified { .. } | Self::Unstored => 0,
+            Self::NotModified { .. } | Self::Passing(_) | Self::PassingCopy { .. } | Self::Unstored => 0,
         }
     }
 }
@@ -230,6 +244,8 @@ pub enum Stored {
     },
     /// The flight had ended before, by its hard timeout or otherwise.
     Gone,
+    /// The flight goes on, since other threads wait for it.
+    Awaited,
 }
 
 /// Where a batch stands after one of its keys has ended.
@@ -263,6 +279,8 @@ pub struct Engine {
     flush_wanted: AtomicBool,
     unix_offset: AtomicI64,
     workshop: Workshop,
+    last_thread: AtomicU32,
+    landed: Mutex<LandedMap>,
 }
 
 /// What is counted and who is told: shared with the listener of the memory tier.
@@ -270,6 +288,8 @@ struct Figures {
     counters: Counters,
     latencies: Latencies,
     inboxes: RwLock<Vec<(ThreadId, Arc<dyn Inbox>)>>,
+    /// Those who are told of evictions, and whether there are any.
+    evictions_to: RwLock<Vec<ThreadId>>,
     tell_evictions: AtomicBool,
 }
 
@@ -287,6 +307,7 @@ impl Engine {
             counters: Counters::new(),
             latencies: Latencies::new(),
             inboxes: RwLock::default(),
+            evictions_to: RwLock::default(),
             tell_evictions: AtomicBool::new(false),
         });
         let memory = MemoryTier::new(
@@ -309,18 +330,12 @@ impl Engine {
             flush_wanted: AtomicBool::new(false),
             unix_offset: AtomicI64::new(0),
             workshop: Workshop::default(),
+            last_thread: AtomicU32::new(0),
+            landed: Mutex::default(),
             config,
             clock,
             alarm,
         }
-    }
-
-    /// Lets a thread take part: events that concern it go to `inbox`.
-    pub fn attach(&self, inbox: Arc<dyn Inbox>) -> ThreadId {
-        let mut inboxes = self.figures.inboxes.write();
-        let thread = ThreadId(inboxes.last().map_or(1, |(last, _)| last.0 + 1));
-        inboxes.push((thread, inbox));
-        thread
     }
 
     /// The engine's clock.
@@ -351,6 +366,21 @@ impl Engine {
     /// The number of an origin's breaker.
     pub fn origin(&self, name: &str) -> OriginId {
         self.breakers.origin(name)
+    }
+
+    /// The number of a pattern in the metrics, 1 and up, given at its first use; 0 when there is none left.
+    pub fn route(&self, pattern: &str) -> u16 {
+        let mut routes = self.routes.write();
+        if routes.is_empty() {
+            routes.push(String::new());
+        }
+        let known = routes.iter().skip(1).position(|known| known == pattern).map(|index| index + 1);
+        let number = known.unwrap_or(routes.len());
+        let Ok(number) = u16::try_from(number) else { return 0 };
+        if known.is_none() {
+            routes.push(pattern.to_owned());
+        }
+        number
     }
 
     /// Names the route `number` (1 and up) for the metrics.

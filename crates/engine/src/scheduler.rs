@@ -277,8 +277,16 @@ mod tests {
     }
 
     fn lead(scheduled: &Scheduled, thread: ThreadId, hard_timeout: Millis) -> u64 {
-        let begin =
-            Begin { thread, parent: 0, origin: OriginId::NONE, route: 0, hard_timeout, force: false, permit: true };
+        let begin = Begin {
+            thread,
+            parent: 0,
+            origin: OriginId::NONE,
+            route: 0,
+            hard_timeout,
+            force: false,
+            permit: true,
+            since: 0,
+        };
         match scheduled.engine().begin(b"k", &begin) {
             Begun::Lead { token, .. } => token,
             other => panic!("{other:?}"),

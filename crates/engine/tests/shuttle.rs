@@ -130,6 +130,7 @@ impl Seat {
             hard_timeout: 100,
             force,
             permit: true,
+            since: 0,
         };
         self.engine.begin(key, &begin)
     }

@@ -42,7 +42,7 @@ pub struct Workshop {
     jobs: Mutex<VecDeque<Job>>,
     /// Jobs that wait or are being done.
     open: AtomicUsize,
-    inflated: Mutex<HashMap<u64, Inflated>>,
+    inflated: Mutex<HashMap<u64, (ThreadId, Inflated)>>,
     last_number: AtomicU64,
 }
 
@@ -86,14 +86,26 @@ impl Workshop {
         self.open.load(Ordering::SeqCst) == 0
     }
 
-    /// Keeps what was decompressed under that number.
-    pub fn inflated(&self, number: u64, inflated: Inflated) {
-        self.inflated.lock().insert(number, inflated);
+    /// Keeps what was decompressed under that number for a thread.
+    pub fn inflated(&self, thread: ThreadId, number: u64, inflated: Inflated) {
+        self.inflated.lock().insert(number, (thread, inflated));
     }
 
     /// What was decompressed under that number, once.
     pub fn take_inflated(&self, number: u64) -> Option<Inflated> {
-        self.inflated.lock().remove(&number)
+        self.inflated.lock().remove(&number).map(|(_, inflated)| inflated)
+    }
+
+    /// Drops what a thread has not taken, and what is still to be done for it.
+    pub fn forget(&self, thread: ThreadId) {
+        let mut dropped = 0;
+        self.jobs.lock().retain(|job| {
+            let keep = !matches!(job, Job::Inflate { thread: of, .. } if *of == thread);
+            dropped += usize::from(!keep);
+            keep
+        });
+        self.open.fetch_sub(dropped, Ordering::SeqCst);
+        self.inflated.lock().retain(|_, (of, _)| *of != thread);
     }
 }
 

@@ -18,7 +18,7 @@ impl Engine {
             match notice {
                 Notice::Start(thread, batch) => self.figures.post(thread, Event::Start(batch)),
                 Notice::Dropped(thread, batch) => self.figures.post(thread, Event::Dropped(batch)),
-            }
+            };
         }
         if self.flush_wanted.load(Ordering::SeqCst) && self.is_idle() && self.flush_wanted.swap(false, Ordering::SeqCst)
         {
@@ -34,9 +34,14 @@ impl Engine {
         }
     }
 
-    /// Whether evictions are to be told.
-    pub fn tell_evictions(&self, wanted: bool) {
-        self.figures.tell_evictions.store(wanted, Ordering::SeqCst);
+    /// Whether evictions are to be told to a thread.
+    pub fn tell_evictions(&self, thread: ThreadId, wanted: bool) {
+        let mut listening = self.figures.evictions_to.write();
+        listening.retain(|id| *id != thread);
+        if wanted {
+            listening.push(thread);
+        }
+        self.figures.tell_evictions.store(!listening.is_empty(), Ordering::SeqCst);
     }
 
     /// Counts a failure that no flight reports: a value that could not be encoded for a put.
@@ -73,6 +78,11 @@ impl Engine {
 
     /// All figures as Prometheus text.
     pub fn metrics(&self) -> String {
+        self.metrics_of(None)
+    }
+
+    /// As [`Engine::metrics`], each figure with the name of the cache as a label.
+    pub fn metrics_of(&self, cache: Option<&str>) -> String {
         let stats = self.stats();
         let routes = self.routes.read();
         let routes = routes.iter().enumerate().skip(1).map(|(number, pattern)| prometheus::Route {
@@ -85,7 +95,7 @@ impl Engine {
             failures: snapshot.failures,
         });
         prometheus::render(&prometheus::Snapshot {
-            cache: None,
+            cache: cache.map(str::to_owned),
             totals: stats.totals,
             entries: stats.entries,
             memory_bytes: stats.bytes,
@@ -119,11 +129,10 @@ pub struct Stats {
 }
 
 impl Figures {
-    pub(super) fn post(&self, thread: ThreadId, event: Event) {
+    /// Tells a thread. False if it has detached.
+    pub(super) fn post(&self, thread: ThreadId, event: Event) -> bool {
         let inbox = self.inboxes.read().iter().find(|(id, _)| *id == thread).map(|(_, inbox)| Arc::clone(inbox));
-        if let Some(inbox) = inbox {
-            inbox.post(event);
-        }
+        inbox.map(|inbox| inbox.post(event)).is_some()
     }
 
     pub(super) fn post_all(&self, event: &Event) {
@@ -141,7 +150,10 @@ impl EvictListener for Figures {
             EvictReason::Expired => Counted::EvictedExpired,
         });
         if self.tell_evictions.load(Ordering::Relaxed) {
-            self.post_all(&Event::Evicted { key: entry.key_str().into(), bytes: entry.allocated() as u64, reason });
+            let event = Event::Evicted { key: entry.key_str().into(), bytes: entry.allocated() as u64, reason };
+            for thread in self.evictions_to.read().clone() {
+                self.post(thread, event.clone());
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{BatchEnd, Begin, Begun, Engine, Found, Loaded, Settled, Stored, Value, build};
+use super::{BatchEnd, Begin, Begun, Engine, Found, Landed, Loaded, Settled, Stored, Value, build};
 use crate::clock::{FOREVER, Millis};
+use crate::entry::{Ages, Entry};
 use crate::load::breaker::{self, Outcome, Permit};
 use crate::load::flights::{Flight, KeyLock, Phase, Plan, Token};
 use crate::load::queue::{Notice, Progress};
@@ -13,6 +14,28 @@ use crate::load::waits;
 use crate::memory::hash_key;
 use crate::stats::counters::{Event as Counted, RouteEvent};
 use crate::stats::latency::Op;
+
+/// Ages of what is not kept.
+const AT_ONCE: Ages = Ages { max_age: 0, stale_age: 0, stale_if_error: 0 };
+
+/// What is made of what a flight brought.
+enum Made {
+    /// An entry to be stored.
+    Entry(Entry),
+    /// One for those who wait.
+    Passing(Entry),
+    Nothing,
+}
+
+impl Made {
+    fn landed(&self) -> Landed {
+        match self {
+            Self::Entry(entry) => Landed::Value(entry.clone(), true),
+            Self::Passing(entry) => Landed::Value(entry.clone(), false),
+            Self::Nothing => Landed::Nothing,
+        }
+    }
+}
 
 impl Engine {
     /// Decides what a caller that wants a key loaded is to do.
@@ -27,19 +50,25 @@ impl Engine {
         };
         self.tell(notices);
         self.tell_breaker(begin.origin, changed);
+        if let Begun::Lead { token, .. } = &begun {
+            self.figures.counters.route(RouteEvent::Load, begin.route);
+            self.arm_deadline(*token, now, begin.hard_timeout);
+        }
         match &mut begun {
+            Begun::Hit(found) if begin.since != 0 => {
+                self.figures.latencies.record(Op::Miss, began.saturating_sub(begin.since));
+                self.judge_refresh(found, now);
+            }
             Begun::Hit(found) => self.count_hit(found, began),
+            _ if begin.since != 0 => {}
             Begun::Recursion => {}
-            Begun::Lead { token, .. } => {
+            Begun::Lead { .. } | Begun::Refused { .. } => {
                 self.figures.counters.route(RouteEvent::Miss, begin.route);
-                self.figures.counters.route(RouteEvent::Load, begin.route);
-                self.arm_deadline(*token, now, begin.hard_timeout);
             }
             Begun::Join(_) => {
                 self.figures.counters.route(RouteEvent::Miss, begin.route);
                 self.figures.counters.count(Counted::Coalesced);
             }
-            Begun::Refused { .. } => self.figures.counters.route(RouteEvent::Miss, begin.route),
         }
         begun
     }
@@ -54,13 +83,14 @@ impl Engine {
         changed: &mut Option<breaker::State>,
     ) -> Begun {
         let now = began / 1_000_000;
+        let since = if begin.since == 0 { began } else { begin.since };
         if let Some(flight) = lock.attached() {
             let mut state = flight.state.lock();
             if state.phase == Phase::Running {
                 if begin.parent != 0 && !waits::wait(begin.parent, flight.token) {
                     return Begun::Recursion;
                 }
-                state.waiting.push(began);
+                state.join(flight, begin.thread, since);
                 return Begun::Join(flight.token);
             }
         }
@@ -95,7 +125,7 @@ impl Engine {
         let stale = self.peek_at(key, now);
         {
             let mut state = flight.state.lock();
-            state.waiting.push(began);
+            state.join(&flight, begin.thread, since);
             state.permit = permit;
             state.stale = stale.as_ref().map(|found| found.entry.clone());
         }
@@ -128,18 +158,22 @@ impl Engine {
         let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
-        let (stored, dead_at) = {
+        let (stored, dead_at, watchers) = {
             let mut lock = self.flights.lock(&flight.key);
-            let phase = flight.state.lock().phase;
-            if phase == Phase::Queued || self.flights.end(token).is_none() {
-                return Settled::GONE;
-            }
-            if lock.detach_if(&flight) && phase == Phase::Running {
-                self.store(&flight, loaded, now)
-            } else {
-                (Stored::No, FOREVER)
-            }
+            let (phase, watchers) = {
+                let mut state = flight.state.lock();
+                if state.phase == Phase::Queued || self.flights.end(token).is_none() {
+                    return Settled::GONE;
+                }
+                (state.phase, state.take_watchers())
+            };
+            let is_newest = lock.detach_if(&flight) && phase == Phase::Running;
+            let made = if is_newest || !watchers.is_empty() { self.make(&flight, loaded, now) } else { Made::Nothing };
+            self.land(token, &watchers, &made.landed());
+            let (stored, dead_at) = if is_newest { self.store(&flight, made) } else { (Stored::No, FOREVER) };
+            (stored, dead_at, watchers)
         };
+        self.tell_landed(token, &watchers);
         self.expects_expiry(dead_at);
         if stored == Stored::Yes {
             self.compress_later(&flight.key, loaded.len());
@@ -152,28 +186,35 @@ impl Engine {
         Settled { stored, batch: self.finish(&flight, None, now) }
     }
 
-    /// Stores what an attached flight brought, under the key's lock.
-    pub(super) fn store(&self, flight: &Flight, loaded: &Loaded<'_>, now: Millis) -> (Stored, Millis) {
-        let (seq, stale) = {
+    /// The entry that is made of what a flight brought.
+    fn make(&self, flight: &Flight, loaded: &Loaded<'_>, now: Millis) -> Made {
+        let (seq, copy) = {
             let mut state = flight.state.lock();
             (state.seq, state.stale.take())
         };
         let version = self.next_version();
-        let entry = match loaded {
-            Loaded::Unstored => return (Stored::No, FOREVER),
-            Loaded::Value(value) => build(&flight.key, value, seq, now, version),
-            Loaded::NotModified { ages, metadata } => {
-                let Some(copy) = stale else { return (Stored::No, FOREVER) };
-                let value = Value {
-                    kind: copy.header().kind,
-                    bytes: copy.value(),
-                    metadata: metadata.unwrap_or(copy.metadata()),
-                    ages: *ages,
-                    route: flight.plan.route,
-                };
-                build(&flight.key, &value, seq, now, version).in_the_form_of(&copy)
-            }
+        let again = |copy: &Entry, ages, metadata: Option<&[u8]>| {
+            let value = Value {
+                kind: copy.header().kind,
+                bytes: copy.value(),
+                metadata: metadata.unwrap_or(copy.metadata()),
+                ages,
+                route: flight.plan.route,
+            };
+            build(&flight.key, &value, seq, now, version).in_the_form_of(copy)
         };
+        match (loaded, copy) {
+            (Loaded::Value(value), _) => Made::Entry(build(&flight.key, value, seq, now, version)),
+            (Loaded::NotModified { ages, metadata }, Some(copy)) => Made::Entry(again(&copy, *ages, *metadata)),
+            (Loaded::Passing(value), _) => Made::Passing(build(&flight.key, value, seq, now, version)),
+            (Loaded::PassingCopy { metadata }, Some(copy)) => Made::Passing(again(&copy, AT_ONCE, *metadata)),
+            _ => Made::Nothing,
+        }
+    }
+
+    /// Stores what an attached flight brought, under the key's lock.
+    fn store(&self, flight: &Flight, made: Made) -> (Stored, Millis) {
+        let Made::Entry(entry) = made else { return (Stored::No, FOREVER) };
         let dead_at = entry.dead_at();
         let bytes = self.memory.weigh(&entry);
         let stored = self.memory.insert(entry);
@@ -188,16 +229,40 @@ impl Engine {
     /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
     /// or nothing; `failed`, whether it is an error to be counted, and for a refresh to be tried again. An abort is not.
     pub fn fail(&self, token: Token, outcome: Outcome, failed: bool) -> Settled {
+        self.fail_as(token, outcome, failed, b"", false)
+    }
+
+    /// As [`Engine::fail`], with a description of the error for other threads. Without one they begin anew.
+    pub fn fail_with(&self, token: Token, outcome: Outcome, failed: bool, why: &[u8]) -> Settled {
+        self.fail_as(token, outcome, failed, why, false)
+    }
+
+    pub(super) fn fail_as(
+        &self,
+        token: Token,
+        outcome: Outcome,
+        failed: bool,
+        why: &[u8],
+        unless_watched: bool,
+    ) -> Settled {
         let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
         let was_cut;
+        let watchers;
         {
             let mut lock = self.flights.lock(&flight.key);
             let mut state = flight.state.lock();
             if !self.flights.is_alive(token) || state.phase == Phase::Queued {
                 return Settled::GONE;
             }
+            if unless_watched && (state.kept || !state.watchers.is_empty()) {
+                state.abandoned = true;
+                return Settled { stored: Stored::Awaited, batch: BatchEnd::None };
+            }
+            watchers = state.take_watchers();
+            let landed = if why.is_empty() { Landed::Again } else { Landed::Failed(why.into()) };
+            self.land(token, &watchers, &landed);
             // One that was cut while it ran has nothing to retry, and no reason to rest.
             was_cut = state.phase == Phase::Cut;
             let attached = lock.attached().is_some_and(|f| f.token == token);
@@ -211,6 +276,7 @@ impl Engine {
                 self.stamps.key_changed(hash_key(&flight.key));
             }
         }
+        self.tell_landed(token, &watchers);
         if failed {
             self.figures.counters.route(RouteEvent::Error, flight.plan.route);
         }
@@ -232,7 +298,7 @@ impl Engine {
         }
         if outcome != Outcome::Aborted {
             self.figures.latencies.record(Op::Fetch, ended.saturating_sub(started));
-            for came in waiting {
+            for (_, came) in waiting {
                 self.figures.latencies.record(Op::Miss, ended.saturating_sub(came));
             }
         }

@@ -50,18 +50,22 @@ impl Engine {
     }
 
     pub(super) fn count_hit(&self, found: &mut Found, began: u64) {
+        self.judge_refresh(found, began / 1_000_000);
         let stale = found.freshness == Freshness::Stale;
-        let now = began / 1_000_000;
-        if stale {
+        let (event, op) = if stale { (RouteEvent::Stale, Op::Stale) } else { (RouteEvent::Hit, Op::Hit) };
+        self.figures.counters.route(event, found.entry.header().route);
+        self.figures.latencies.record(op, self.clock.now_nanos().saturating_sub(began));
+    }
+
+    /// Sees whether a value that was found wants a refresh, and how long a copy of it may answer.
+    pub(super) fn judge_refresh(&self, found: &mut Found, now: Millis) {
+        if found.freshness == Freshness::Stale {
             let rests_until = self.cooldowns.lock().rests_until(found.entry.key(), now);
             found.refresh_due = rests_until.is_none() && !self.flights.contains(found.entry.key());
             found.near_until = near::stale_until(found, rests_until, now);
         } else {
             found.near_until = near::fresh_until(found);
         }
-        let (event, op) = if stale { (RouteEvent::Stale, Op::Stale) } else { (RouteEvent::Hit, Op::Hit) };
-        self.figures.counters.route(event, found.entry.header().route);
-        self.figures.latencies.record(op, self.clock.now_nanos().saturating_sub(began));
     }
 
     /// Up to `limit` entries that get would serve, in byte order of their keys, whose keys begin with `prefix` and come

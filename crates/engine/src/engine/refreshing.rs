@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Refresh, Started};
+use super::{Engine, Refresh, Started, ThreadId};
 use crate::entry::Freshness;
 use crate::load::breaker::{Outcome, Permit};
 use crate::load::flights::{Flight, Phase, Plan};
@@ -123,14 +123,14 @@ impl Engine {
         false
     }
 
-    /// Drops every refresh that does not run yet.
-    pub fn drop_queued(&self) {
+    /// Drops every refresh of a thread that does not run yet.
+    pub fn drop_queued(&self, thread: ThreadId) {
         let mut notices = Vec::new();
         let mut dropped = Vec::new();
         {
             let mut queue = self.queue.lock();
             for id in queue.ids() {
-                if queue.is_waiting(id) {
+                if queue.is_waiting(id) && queue.thread(id) == Some(thread) {
                     dropped.extend(queue.drop_batch(id, &mut notices));
                 }
             }

@@ -1,6 +1,6 @@
 //! What comes with time: timeouts, retries, entries that end.
 
-use super::{Engine, Event, RECLAIM_AT_ONCE, RECLAIM_EVERY};
+use super::{Engine, Event, Landed, RECLAIM_AT_ONCE, RECLAIM_EVERY};
 use crate::clock::{FOREVER, Millis};
 use crate::load::flights::{Phase, Token};
 use crate::load::timers::Timer;
@@ -27,7 +27,7 @@ impl Engine {
 
     pub(super) fn time_out(&self, token: Token, now: Millis) {
         let Some(flight) = self.flights.by_token(token) else { return };
-        {
+        let watchers = {
             let _lock = self.flights.lock(&flight.key);
             let mut state = flight.state.lock();
             // A refresh that is tried again has a new deadline from its next start; this one may be of an attempt before.
@@ -35,10 +35,15 @@ impl Engine {
                 return;
             }
             state.deadline = FOREVER;
+            // Other threads are told at once: its own may be busy for long, or for ever.
+            let watchers = state.take_watchers();
+            self.land(token, &watchers, &Landed::TimedOut(flight.plan.hard_timeout));
             if state.phase == Phase::Running {
                 state.phase = Phase::Expired;
             }
-        }
+            watchers
+        };
+        self.tell_landed(token, &watchers);
         self.figures.post(flight.plan.thread, Event::TimedOut(token));
     }
 

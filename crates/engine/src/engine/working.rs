@@ -40,8 +40,11 @@ impl Engine {
             Job::Compress(key) => self.compress(&key, tools),
             Job::Touch(hashes) => self.memory.touch(&hashes),
             Job::Inflate { thread, number, entry } => {
-                self.workshop.inflated(number, tools.inflate(entry));
-                self.figures.post(thread, Event::Inflated(number));
+                self.workshop.inflated(thread, number, tools.inflate(entry));
+                if !self.figures.post(thread, Event::Inflated(number)) {
+                    // It detached in between.
+                    self.workshop.forget(thread);
+                }
             }
         }
         self.workshop.done();

@@ -75,8 +75,14 @@ pub struct FlightState {
     pub stale: Option<Entry>,
     /// Whether this flight answers for a permit of the breaker, and whether that one is the trial.
     pub permit: Option<bool>,
-    /// When each waiting caller came, in nanoseconds of the engine's clock.
-    pub waiting: Vec<u64>,
+    /// Each waiting caller: its thread, and when it came, in nanoseconds of the engine's clock.
+    pub waiting: Vec<(ThreadId, u64)>,
+    /// The other threads that wait, each once.
+    pub watchers: Vec<ThreadId>,
+    /// Nobody in its own thread waits any more.
+    pub abandoned: bool,
+    /// Someone who left wants it to go on.
+    pub kept: bool,
 }
 
 /// See the picture at the top.
@@ -103,6 +109,9 @@ impl Flight {
                 stale: None,
                 permit: None,
                 waiting: Vec::new(),
+                watchers: Vec::new(),
+                abandoned: false,
+                kept: false,
             }),
         })
     }
@@ -175,7 +184,6 @@ impl FlightTable {
     }
 
     /// Every flight that has not ended.
-    #[cfg(any(test, feature = "validate"))]
     pub fn all(&self) -> Vec<Arc<Flight>> {
         self.by_token.iter().map(|flight| Arc::clone(&flight)).collect()
     }

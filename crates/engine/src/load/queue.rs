@@ -249,6 +249,18 @@ impl RefreshQueue {
         batch.flights
     }
 
+    /// A thread ends: what of its batches still runs is not tried again.
+    pub fn retire(&mut self, thread: ThreadId) {
+        for batch in self.batches.values_mut().filter(|batch| batch.thread == thread) {
+            batch.attempt = self.limits.retries;
+        }
+    }
+
+    /// The thread of a batch.
+    pub fn thread(&self, id: BatchId) -> Option<ThreadId> {
+        self.batches.get(&id).map(|batch| batch.thread)
+    }
+
     /// Clears the line of batches that have gone, once they are many: [`RefreshQueue::pump`] passes them over, but does not
     /// come to them while all slots are taken.
     fn tidy(&mut self) {

@@ -103,12 +103,15 @@ fn the_listener_is_told_which_ones_went_and_why_while_asked_for() {
     let w = World::new(Config { memory: 4_096, ..config() });
     w.put("untold", "v", until(10));
     w.pass(100);
-    w.engine.tell_evictions(true);
-    let (_, inbox) = w.attach();
+    w.engine.tell_evictions(w.thread, true);
+    let (other, inbox) = w.attach();
+    w.engine.tell_evictions(other, true);
+    let (_, deaf) = w.attach();
     w.put("brief", "v", until(10));
     w.pass(100);
     let told = w.events();
     assert_eq!(told, inbox.take());
+    w.engine.detach(other);
     let [Event::Evicted { key, bytes, reason }] = &told[..] else { panic!("{told:?}") };
     assert_eq!((&**key, *reason), ("brief", EvictReason::Expired));
     assert!(*bytes >= 6);
@@ -119,14 +122,15 @@ fn the_listener_is_told_which_ones_went_and_why_while_asked_for() {
     let budget = |event: &Event| matches!(event, Event::Evicted { reason: EvictReason::Budget, bytes: 1_000.., .. });
     assert!(!told.is_empty() && told.iter().all(budget), "{told:?}");
     assert_eq!(told.len() as u64, w.engine.stats().totals.evicted_for_budget);
-    w.engine.tell_evictions(false);
+    w.engine.tell_evictions(w.thread, false);
     w.put("more", &"v".repeat(1_000), FRESH);
     assert!(w.events().is_empty());
     // What a user takes out is no eviction.
-    w.engine.tell_evictions(true);
+    w.engine.tell_evictions(w.thread, true);
     w.delete("more");
     w.engine.clear();
     assert!(w.events().is_empty());
+    assert!(inbox.take().is_empty() && deaf.take().is_empty());
 }
 
 #[test]

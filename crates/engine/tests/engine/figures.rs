@@ -115,7 +115,7 @@ fn figures_of_the_queue_go_back_to_nothing() {
     w.delete(&keys[6]);
     assert_eq!((w.queued(), w.running()), (4, 2));
     w.settle(w.start_one(batches[1]), "new", FRESH);
-    w.engine.drop_queued();
+    w.engine.drop_queued(w.thread);
     assert_eq!((w.queued(), w.running()), (0, 0));
     w.assert_at_rest(&[]);
 }

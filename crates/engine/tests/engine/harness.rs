@@ -138,6 +138,7 @@ impl World {
             hard_timeout: FOREVER,
             force: false,
             permit: true,
+            since: 0,
         }
     }
 

@@ -220,7 +220,7 @@ fn idle_is_told_however_the_last_refresh_goes() {
         ("put", |w| w.put("k", "v", FRESH)),
         ("deleted", |w| _ = w.delete("k")),
         ("taken over", |w| _ = w.force("k")),
-        ("dropped", |w| w.engine.drop_queued()),
+        ("dropped", |w| w.engine.drop_queued(w.thread)),
     ];
     for (name, end) in ends {
         let w = World::new(config());
@@ -243,7 +243,7 @@ fn what_does_not_run_yet_can_be_dropped() {
     let mut waiting: Vec<_> = ["a", "b", "c"].iter().map(|key| w.refresh(&[key]).unwrap()).collect();
     waiting.push(resting);
     w.events();
-    w.engine.drop_queued();
+    w.engine.drop_queued(w.thread);
     assert_eq!((w.queued(), w.running()), (0, 1));
     let mut dropped: Vec<_> = w
         .events()

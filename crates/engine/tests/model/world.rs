@@ -154,9 +154,9 @@ impl World {
             let inbox = Arc::new(Recorder::default());
             (engine.attach(Arc::<Recorder>::clone(&inbox)), inbox)
         };
-        let inboxes = (0..THREADS).map(attach).collect();
+        let inboxes: Vec<_> = (0..THREADS).map(attach).collect();
         let origins = (0..ORIGINS).map(|n| engine.origin(&n.to_string())).collect();
-        engine.tell_evictions(true);
+        inboxes.iter().for_each(|(thread, _)| engine.tell_evictions(*thread, true));
         // Keys that are prefixes of one another, and out of order.
         let names = ["b", "a", "ab", "abc", "b:1", "\u{ff}", "k:é", "zz"];
         let keys: Vec<_> = names.iter().take(choices.pick(&[1, 3, 8])).map(|name| name.as_bytes().to_vec()).collect();
@@ -335,6 +335,7 @@ impl World {
                 hard_timeout: asked.hard_timeout,
                 force: asked.force,
                 permit: asked.permit,
+                since: 0,
             },
         );
         self.note(|| format!("  {begun:?}"));
@@ -552,7 +553,7 @@ impl World {
 
     fn drop_queued(&mut self) {
         self.note(|| "drop_queued".into());
-        self.engine.drop_queued();
+        self.inboxes.iter().for_each(|(thread, _)| self.engine.drop_queued(*thread));
         self.reference.drop_queued();
         // Which batches were given a slot before they, too, were dropped, is the engine's business.
         let dropped: HashSet<_> = self.reference.posted.dropped.iter().copied().collect();

@@ -1,0 +1,143 @@
+//! The named caches of the process: whoever opens a name that is open gets the same engine, in whichever thread.
+//!
+//! Promises: a name stands for at most one engine at a time; the engine lives as long as somebody has it open; who opens it
+//! with a setting that is not the one it was opened with is told which.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Weak};
+
+use kvcache_engine::engine::{Config, Engine, ThreadId};
+use kvcache_engine::scheduler::Scheduled;
+use parking_lot::Mutex;
+
+use crate::mailbox::Slot;
+
+static NAMED: LazyLock<Mutex<HashMap<String, Weak<Named>>>> = LazyLock::new(Mutex::default);
+
+/// What a cache was opened with, as text to be compared and shown.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub option: String,
+    pub value: String,
+    /// Whether it was asked for, and is not only the default.
+    pub given: bool,
+}
+
+/// A setting that is not the one that the cache is open with.
+#[derive(Debug)]
+pub struct Mismatch {
+    pub option: String,
+    pub open: String,
+    pub given: String,
+}
+
+/// A cache with a name.
+pub struct Named {
+    name: String,
+    settings: Vec<Setting>,
+    scheduled: Scheduled,
+}
+
+/// A cache as one evaluation of the package in one thread has opened it. Dropping it ends that: see [`Engine::detach`].
+pub struct Opened {
+    cache: Cache,
+    pub thread: ThreadId,
+}
+
+enum Cache {
+    Private(Scheduled),
+    Named(Arc<Named>),
+}
+
+impl Opened {
+    /// Opens a cache of its own.
+    pub fn private(config: Config, slot: Slot) -> Self {
+        Self::attach(Cache::Private(Scheduled::open(config)), slot)
+    }
+
+    /// Opens the cache of that name, which is made if it is not open.
+    pub fn named(name: &str, settings: Vec<Setting>, config: Config, slot: Slot) -> Result<Self, Mismatch> {
+        let named = {
+            let mut all = NAMED.lock();
+            // One that is closing at this moment cannot be had any more.
+            if let Some(named) = all.get(name).and_then(Weak::upgrade) {
+                named
+            } else {
+                let scheduled = Scheduled::open(config);
+                let named = Arc::new(Named { name: name.to_owned(), settings: settings.clone(), scheduled });
+                all.insert(name.to_owned(), Arc::downgrade(&named));
+                named
+            }
+        };
+        named.check(settings)?;
+        Ok(Self::attach(Cache::Named(named), slot))
+    }
+
+    fn attach(cache: Cache, slot: Slot) -> Self {
+        let thread = cache.engine().attach(Arc::new(slot));
+        Self { cache, thread }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        self.cache.engine()
+    }
+
+    /// Its name, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.cache {
+            Cache::Private(_) => None,
+            Cache::Named(named) => Some(&named.name),
+        }
+    }
+
+    /// What a named cache was opened with first.
+    pub fn setting(&self, option: &str) -> Option<&str> {
+        match &self.cache {
+            Cache::Private(_) => None,
+            Cache::Named(named) => named.setting(option),
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.engine().detach(self.thread);
+    }
+}
+
+impl Cache {
+    fn engine(&self) -> &Arc<Engine> {
+        match self {
+            Self::Private(scheduled) => scheduled.engine(),
+            Self::Named(named) => named.scheduled.engine(),
+        }
+    }
+}
+
+impl Named {
+    fn setting(&self, option: &str) -> Option<&str> {
+        self.settings.iter().find(|setting| setting.option == option).map(|setting| &*setting.value)
+    }
+
+    /// What was not asked for is as it is.
+    fn check(&self, settings: Vec<Setting>) -> Result<(), Mismatch> {
+        for Setting { option, value, given } in settings {
+            let open = self.setting(&option).unwrap_or_default();
+            if given && open != value {
+                return Err(Mismatch { open: open.to_owned(), given: value, option });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let mut all = NAMED.lock();
+        // It may have been opened anew.
+        if all.get(&self.name).is_some_and(|named| named.strong_count() == 0) {
+            all.remove(&self.name);
+        }
+    }
+}
