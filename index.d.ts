@@ -173,6 +173,20 @@ export interface LoadOptions extends Omit<EntryOptions, 'metadata'> {
 /** Options of the whole cache. The ages and timeouts here are the defaults for everything it loads and stores. */
 export interface KvCacheOptions extends LoadOptions {
   /**
+   * Name of the cache within the process, a string of 1 to 256 characters. Every KvCache opened under one name, in whichever
+   * worker thread, is one cache: one memory budget, one load of a key at a time, one refresh queue, one set of circuits and
+   * figures. Without a name a cache is private to the object. Default none.
+   *
+   * `memory`, `serializer`, `compression`, `refresh`, `breaker.threshold` and `breaker.timeout` are those of who opened it
+   * first. Who opens it again may leave them out; what is given must be the same, else `ERR_KVCACHE_CONFIG_MISMATCH` is thrown.
+   * A serializer of your own must be given by all. Ages, timeouts, `near`, `breaker.failure`, define()s, fetchers and listeners
+   * belong to the object they were given to.
+   *
+   * The cache lives until the last one who has it open closes it, is garbage collected, or its thread ends. Processes, those of
+   * `cluster` and `child_process.fork()` too, have caches of their own.
+   */
+  name?: string | undefined
+  /**
    * Budget of the memory tier in bytes: keys, values and bookkeeping together. Never exceeded: what is least worth
    * keeping is evicted first. At least 1024. Default `'256mb'`.
    */
@@ -465,6 +479,9 @@ export interface Events {
  * - `ERR_KVCACHE_CIRCUIT_OPEN`: the origin's circuit refused the load. Has `key`, `origin`, `nextAttempt`.
  * - `ERR_KVCACHE_RECURSION`: a fetcher would wait for its own load. Has `key`.
  * - `ERR_KVCACHE_CLOSED`: the cache is closed.
+ * - `ERR_KVCACHE_CONFIG_MISMATCH`: a named cache is open with another value of an option. Has `option` and `cache`, its name.
+ * - `ERR_KVCACHE_THREAD_ENDED`: three threads that were loading the key for this caller ended, or closed the cache, one after
+ *   the other; it is not tried for ever, since a fetcher that ends its thread would end them all. Has `key`.
  * - `ERR_KVCACHE_LISTENER`: a listener threw; only ever in an 'error' event. Has `event` and `cause`.
  */
 export type KvCacheErrorCode =
@@ -477,6 +494,8 @@ export type KvCacheErrorCode =
   | 'ERR_KVCACHE_CIRCUIT_OPEN'
   | 'ERR_KVCACHE_RECURSION'
   | 'ERR_KVCACHE_CLOSED'
+  | 'ERR_KVCACHE_CONFIG_MISMATCH'
+  | 'ERR_KVCACHE_THREAD_ENDED'
   | 'ERR_KVCACHE_LISTENER'
 
 /**
@@ -501,6 +520,8 @@ export class KvCacheError extends Error {
   readonly key?: string
   /** The option it is about, dotted where nested: `'refresh.concurrency'`. */
   readonly option?: string
+  /** Name of the cache whose options disagree. */
+  readonly cache?: string
   /** Name of the circuit breaker that refused. */
   readonly origin?: string
   /** When its next trial may go, in milliseconds since the UNIX epoch, as Date.now(). */
@@ -535,7 +556,10 @@ export class KvCacheError extends Error {
  * })
  */
 export class KvCache {
-  /** Opens a private cache. Throws `ERR_KVCACHE_INVALID_OPTION`. */
+  /**
+   * Opens a cache: a private one, or that of {@link KvCacheOptions.name}. Throws `ERR_KVCACHE_INVALID_OPTION`,
+   * `ERR_KVCACHE_CONFIG_MISMATCH`.
+   */
   constructor(options?: KvCacheOptions)
 
   /**
@@ -552,8 +576,13 @@ export class KvCache {
    * Annotate the context to use {@link FetchContext.stale} typed: `(key, context: FetchContext<User>) => …`, or give
    * the type: `get<User>(…)`.
    *
+   * Callers in all threads that have the cache open share it: one of them runs its fetcher, under its own options, the others get
+   * the value, decoded for themselves. Should the one's thread end before it has the value, another one runs its own.
+   *
    * Rejects with the fetcher's own error, `signal.reason`, or `ERR_KVCACHE_INVALID_KEY`, `_INVALID_OPTION`,
-   * `_INVALID_VALUE`, `_VALUE_TOO_LARGE`, `_SERIALIZE`, `_TIMEOUT`, `_CIRCUIT_OPEN`, `_RECURSION`, `_CLOSED`.
+   * `_INVALID_VALUE`, `_VALUE_TOO_LARGE`, `_SERIALIZE`, `_TIMEOUT`, `_CIRCUIT_OPEN`, `_RECURSION`, `_THREAD_ENDED`, `_CLOSED`.
+   * The fetcher's error is the same object for callers in its own thread. Elsewhere it is an Error of the same name, message,
+   * `code`, fields, `cause` and stack, as far as structured clone carries them, whose stack ends with the thread that failed.
    * @example
    * const page = await cache.get('page:home', fetchPage, { maxAge: '30s', staleAge: '10m', hardTimeout: 2000 })
    */
@@ -713,7 +742,8 @@ export class KvCache {
   /**
    * Closes the cache: calls made from now on are refused with `ERR_KVCACHE_CLOSED`, loads and refreshes get up to
    * `timeout` (default 5000 ms) to end, then what remains is aborted (its callers get `ERR_KVCACHE_CLOSED`) and the
-   * memory is freed. Closing again gives the same promise.
+   * memory is freed. Closing again gives the same promise. Of a named cache, only what belongs to this object ends: its loads
+   * go on with callers elsewhere, who run fetchers of their own, and the memory stays while others have it open.
    */
   close(options?: { timeout?: Timeout | undefined }): Promise<void>
 

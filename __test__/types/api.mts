@@ -72,6 +72,10 @@ new KvCache({ metadata: 1 })
 new KvCache({ signal: AbortSignal.timeout(1) })
 // @ts-expect-error not in this version
 new KvCache({ tiers: [] })
+new KvCache({ name: 'users', memory: '64mb' })
+new KvCache({ name: undefined })
+// @ts-expect-error a name is text
+new KvCache({ name: 5 })
 new KvCache({ near: false })
 new KvCache({ near: { max: 100, maxBytes: '1mb', values: 'copy' } })
 // @ts-expect-error one of three words
@@ -290,6 +294,8 @@ if (error instanceof KvCacheError) {
   exactly<KvCacheErrorCode>()(error.code, true)
   exactly<number | undefined>()(error.nextAttempt, true)
   exactly<string | undefined>()(error.origin, true)
+  exactly<string | undefined>()(error.cache, true)
+  if (error.code === 'ERR_KVCACHE_CONFIG_MISMATCH' || error.code === 'ERR_KVCACHE_THREAD_ENDED') void error.option
   const plain: Error = error
   void plain
   // @ts-expect-error no such code

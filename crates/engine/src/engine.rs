@@ -24,6 +24,7 @@ use crate::load::timers::Timers;
 use crate::memory::{self, EvictListener, EvictReason, MemoryTier};
 use crate::stats::counters::Counters;
 use crate::stats::latency::Latencies;
+use crate::stats::routes::Routes;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 
 mod figures;
@@ -274,7 +275,7 @@ pub struct Engine {
     breakers: Breakers,
     timers: Mutex<Timers>,
     reclaim_at: AtomicU64,
-    routes: RwLock<Vec<String>>,
+    routes: RwLock<Routes>,
     figures: Arc<Figures>,
     flush_wanted: AtomicBool,
     unix_offset: AtomicI64,
@@ -370,27 +371,7 @@ impl Engine {
 
     /// The number of a pattern in the metrics, 1 and up, given at its first use; 0 when there is none left.
     pub fn route(&self, pattern: &str) -> u16 {
-        let mut routes = self.routes.write();
-        if routes.is_empty() {
-            routes.push(String::new());
-        }
-        let known = routes.iter().skip(1).position(|known| known == pattern).map(|index| index + 1);
-        let number = known.unwrap_or(routes.len());
-        let Ok(number) = u16::try_from(number) else { return 0 };
-        if known.is_none() {
-            routes.push(pattern.to_owned());
-        }
-        number
-    }
-
-    /// Names the route `number` (1 and up) for the metrics.
-    pub fn name_route(&self, number: u16, pattern: &str) {
-        let mut routes = self.routes.write();
-        let index = usize::from(number);
-        if routes.len() <= index {
-            routes.resize(index + 1, String::new());
-        }
-        routes[index] = pattern.to_owned();
+        self.routes.write().number(pattern)
     }
 }
 

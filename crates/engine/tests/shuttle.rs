@@ -383,7 +383,7 @@ fn a_batch_keeps_its_books_whatever_becomes_of_its_keys() {
                     match thread_rng().gen_range(0..4) {
                         0 => disturber.put(key, &[2; 8], STALE),
                         1 => _ = disturber.engine.delete(key),
-                        2 => disturber.engine.drop_queued(),
+                        2 => disturber.engine.drop_queued(disturber.thread),
                         _ => {
                             if let Begun::Lead { token, .. } = disturber.begin(key, 0, true) {
                                 disturber.settle(token, &[3; 8], STALE);

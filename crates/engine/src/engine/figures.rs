@@ -85,9 +85,9 @@ impl Engine {
     pub fn metrics_of(&self, cache: Option<&str>) -> String {
         let stats = self.stats();
         let routes = self.routes.read();
-        let routes = routes.iter().enumerate().skip(1).map(|(number, pattern)| prometheus::Route {
-            pattern: pattern.clone(),
-            totals: self.figures.counters.route_totals(number as u16),
+        let routes = routes.all().map(|(number, pattern)| prometheus::Route {
+            pattern: pattern.to_owned(),
+            totals: self.figures.counters.route_totals(number),
         });
         let breakers = self.breakers.snapshots().into_iter().map(|(origin, snapshot)| prometheus::Breaker {
             origin: origin.to_string(),

@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod latency;
 pub mod prometheus;
+pub mod routes;
 mod stripe;
 
 pub use counters::{Counters, Event, RouteEvent, RouteTotals, Totals};

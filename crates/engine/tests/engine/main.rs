@@ -12,5 +12,6 @@ mod harness;
 mod queue;
 mod recursion;
 mod retries;
+mod threads;
 mod timeouts;
 mod writes;
