@@ -18,6 +18,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { KvCache } from '../index.js'
+import { product, random } from './products.mjs'
 import { machine } from './report.mjs'
 
 const { values: given } = parseArgs({
@@ -33,39 +34,6 @@ const objects = Number(given.objects)
 const seconds = Number(given.seconds)
 const rate = Number(given.rate)
 
-let seed = 1
-/** The next number of a linear congruential generator, 0 to below 1. */
-function random() {
-  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
-  return seed / 2 ** 32
-}
-
-const WORDS = ('light strong cotton water resistant pocket zip lining recycled fabric seam collar hood sleeve trail city ' +
-  'winter summer classic slim regular wide adjustable removable machine wash warm soft durable breathable quick dry').split(' ')
-
-/** @param {number} words */
-const prose = words => Array.from({ length: words }, () => WORDS[(random() * WORDS.length) | 0]).join(' ')
-
-/**
- * A product as an API answers it, about 2 KB as JSON.
- * @param {string} key
- */
-function product(key) {
-  return {
-    id: key,
-    title: prose(6),
-    price: Math.round(random() * 20_000) / 100,
-    description: prose(150),
-    tags: Array.from({ length: 6 }, () => prose(1)),
-    variants: Array.from({ length: 8 }, (_, n) => ({
-      sku: `${key}-${n}`,
-      size: 'XS S M L XL XXL 3XL 4XL'.split(' ')[n],
-      stock: (random() * 100) | 0,
-      price: Math.round(random() * 20_000) / 100
-    }))
-  }
-}
-
 /** @type {Record<string, () => { get(key: string): Promise<any>, ready(): Promise<void>, stats(): any }>} */
 const PEERS = {
   kvcache() {
@@ -74,7 +42,7 @@ const PEERS = {
     return { get: key => cache.get(key, fetcher), ready: () => cache.flush(), stats: () => cache.stats() }
   },
   'lru-cache'() {
-    const cache = new LRUCache({ max: objects, ttl: 3_600_000, fetchMethod: async key => product(key) })
+    const cache = new LRUCache({ max: objects, ttl: 3_600_000, fetchMethod: async (/** @type {string} */ key) => product(key) })
     return { get: key => cache.fetch(key), ready: async () => {}, stats: () => ({ entries: cache.size }) }
   }
 }
