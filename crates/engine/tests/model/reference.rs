@@ -688,14 +688,39 @@ impl Reference {
         }
     }
 
-    pub fn drop_queued(&mut self) {
-        while let Some(number) = self
-            .batches
-            .iter()
-            .find_map(|(number, batch)| (!matches!(batch.state, BatchState::Running { .. })).then_some(*number))
-        {
+    pub fn drop_queued(&mut self, thread: Thread) {
+        while let Some(number) = self.batches.iter().find_map(|(number, batch)| {
+            let waits = !matches!(batch.state, BatchState::Running { .. });
+            (waits && batch.thread == thread).then_some(*number)
+        }) {
             self.drop_batch(number);
         }
+        self.tell_idle();
+    }
+
+    /// A thread ends: the tokens of its flights that ended with it, in the order they began.
+    pub fn detach(&mut self, thread: Thread) -> Vec<Token> {
+        self.drop_queued(thread);
+        for batch in self.batches.values_mut().filter(|batch| batch.thread == thread) {
+            batch.attempt = self.config.queue.retries;
+        }
+        let open: Vec<_> = (0..self.flights.len())
+            .filter(|id| !self.flights[*id].over && self.flights[*id].thread == thread)
+            .collect();
+        let mut tokens: Vec<_> = open.iter().filter_map(|id| self.flights[*id].token).collect();
+        tokens.sort_unstable();
+        tokens.retain(|token| self.fail(*token, Outcome::Aborted, false, 0.0).0 != Stored::Gone);
+        open.into_iter().for_each(|id| self.release(id));
+        self.tell_idle();
+        // It hears nothing any more.
+        self.posted.starts.retain(|(to, _)| *to != thread);
+        self.posted.dropped.retain(|(to, _)| *to != thread);
+        tokens
+    }
+
+    /// Work for a thread that ended is not done.
+    pub fn forget_jobs(&mut self, jobs: usize) {
+        self.jobs -= jobs;
         self.tell_idle();
     }
 

@@ -13,7 +13,7 @@ use kvcache_engine::clock::{Clock, FOREVER, FakeClock, Millis};
 use kvcache_engine::codec::compress::Algorithm;
 use kvcache_engine::codec::workshop::Tools;
 use kvcache_engine::engine::{
-    self, Alarm, Begin, Compression, Engine, Event, Found, Inbox, Loaded, Refresh, ThreadId, Value,
+    self, Alarm, Begin, Compression, Engine, Event, Found, Inbox, Landed, Loaded, Refresh, ThreadId, Value,
 };
 use kvcache_engine::entry::{Ages, Entry, Freshness, Kind};
 use kvcache_engine::load::breaker::{BreakerConfig, OriginId, Outcome};
@@ -43,7 +43,7 @@ const RECLAIM_SLACK: Millis = 50;
 /// The figures are compared after so many operations: to read the latencies costs more than all else.
 const FIGURES_EVERY: u32 = 6;
 
-const THREADS: usize = 2;
+const THREADS: usize = 3;
 const ORIGINS: usize = 2;
 
 #[derive(Default)]
@@ -100,6 +100,14 @@ struct Fetching {
     given_up: bool,
 }
 
+/// How other threads stand to a flight.
+#[derive(Debug, Default)]
+struct Watched {
+    by: Vec<usize>,
+    kept: bool,
+    abandoned: bool,
+}
+
 pub struct World {
     engine: Engine,
     clock: FakeClock,
@@ -121,6 +129,11 @@ pub struct World {
     tools: RefCell<Tools>,
     /// Values that are to be decompressed, by the number of the work: for which thread, and what it should become.
     inflating: HashMap<u64, (usize, Vec<u8>)>,
+    /// The other threads that wait for a flight, those that want it to go on, and whether its own thread has left.
+    watched: HashMap<Token, Watched>,
+    /// What is to be told to those who waited for flights of other threads.
+    landing: Vec<(usize, Token, String)>,
+    abandoned: Vec<(usize, Token)>,
     /// What has been done, if that is wanted.
     pub journal: Option<Vec<String>>,
 }
@@ -179,6 +192,9 @@ impl World {
             compared: 0,
             tools: RefCell::default(),
             inflating: HashMap::new(),
+            watched: HashMap::new(),
+            landing: Vec::new(),
+            abandoned: Vec::new(),
         }
     }
 
@@ -189,7 +205,13 @@ impl World {
             2..=5 => self.begin(choices),
             6..=8 => self.refresh_stale(choices),
             9..=13 => self.settle(choices),
-            14..=16 => self.fail(choices),
+            14..=15 => self.fail(choices),
+            16 => match choices.below(6) {
+                0..=1 => self.abandon(choices),
+                2..=3 => self.leave(choices),
+                4 => self.detach(choices),
+                _ => self.fail(choices),
+            },
             17..=18 => self.put(choices),
             19 => self.delete(choices),
             20..=22 => self.refresh(choices),
@@ -352,6 +374,12 @@ impl World {
             }
             (engine::Begun::Join(token), Begun::Join(expected)) => {
                 assert_eq!(token, expected);
+                if self.leader(token) != Some(thread) {
+                    let watched = self.watched.entry(token).or_default();
+                    if !watched.by.contains(&thread) {
+                        watched.by.push(thread);
+                    }
+                }
                 let joined = self.fetching[&token];
                 assert_eq!((joined.key, joined.writes), (key, self.writes[key]), "joined a load that is outdated");
             }
@@ -402,6 +430,12 @@ impl World {
                 Loaded::Value(Value { kind: Kind::Bytes, bytes: value, metadata, ages: *ages, route: *route })
             }
         };
+        let copy = self.reference.flight_of(token).and_then(|flight| flight.copy.clone()).map(|copy| copy.value);
+        let lands = match &brought {
+            Brought::Value { value, .. } => value_text(Some(value)),
+            Brought::NotModified { .. } => value_text(copy.as_ref()),
+            Brought::Unstored => value_text(None),
+        };
         let settled = self.engine.settle(token, &loaded);
         self.note(|| format!("  {settled:?}"));
         // What was evicted to make room went before the new value came.
@@ -410,6 +444,7 @@ impl World {
         assert_eq!((stored_of(settled.stored), settled.batch), (stored, end));
         if stored != Stored::Gone {
             self.fetching.remove(&token);
+            self.lands(token, &lands);
         }
     }
 
@@ -423,13 +458,86 @@ impl World {
     fn fail_flight(&mut self, token: Token, outcome: Outcome, failed: bool, chance: u64) {
         let random = seed(chance);
         self.note(|| format!("fail {token} {outcome:?} {failed}"));
-        let settled = self.engine.fail(token, outcome, failed);
+        let why = if chance.is_multiple_of(2) { "" } else { "why" };
+        let settled = self.engine.fail_with(token, outcome, failed, why.as_bytes());
         self.note(|| format!("  {settled:?}"));
         let (stored, end) = self.reference.fail(token, outcome, failed, random);
         assert_eq!((stored_of(settled.stored), settled.batch), (stored, end));
         if stored != Stored::Gone {
             self.fetching.remove(&token);
+            self.lands(token, if why.is_empty() { "again" } else { "failed why" });
         }
+    }
+
+    // ------------------------------------------------------------ threads
+
+    /// The thread of a flight that has not ended.
+    fn leader(&self, token: Token) -> Option<usize> {
+        self.reference.flight_of(token).map(|flight| flight.thread)
+    }
+
+    /// A flight has ended: those of other threads who waited for it are told.
+    fn lands(&mut self, token: Token, what: &str) {
+        let watched = self.watched.remove(&token).unwrap_or_default();
+        self.landing.extend(watched.by.into_iter().map(|thread| (thread, token, what.to_owned())));
+    }
+
+    /// The last caller in a flight's own thread leaves.
+    fn abandon(&mut self, choices: &mut impl Choices) {
+        let Some(token) = self.token(choices) else { return };
+        let awaited = self.watched.get(&token).is_some_and(|watched| watched.kept || !watched.by.is_empty());
+        if !self.fetching.contains_key(&token) || !awaited {
+            return self.fail_flight(token, Outcome::Aborted, false, 0);
+        }
+        self.note(|| format!("abandon {token}"));
+        assert_eq!(self.engine.abandon(token).stored, engine::Stored::Awaited);
+        self.watched.entry(token).or_default().abandoned = true;
+    }
+
+    /// The last caller in another thread leaves.
+    fn leave(&mut self, choices: &mut impl Choices) {
+        let Some(token) = self.token(choices) else { return };
+        let (thread, running) = (choices.below(THREADS), choices.below(4) == 0);
+        self.note(|| format!("leave {token} thread {thread} running {running}"));
+        self.engine.leave(self.inboxes[thread].0, token, running);
+        if self.reference.flight_of(token).is_some() {
+            self.watched.entry(token).or_default().kept |= running;
+            self.left(thread, token);
+        }
+    }
+
+    fn left(&mut self, thread: usize, token: Token) {
+        let Some(watched) = self.watched.get_mut(&token) else { return };
+        let before = watched.by.len();
+        watched.by.retain(|watcher| *watcher != thread);
+        if watched.by.len() < before && watched.by.is_empty() && watched.abandoned && !watched.kept {
+            let leader = self.leader(token);
+            self.abandoned.extend(leader.map(|leader| (leader, token)));
+        }
+    }
+
+    /// A thread ends, and another one takes its place.
+    fn detach(&mut self, choices: &mut impl Choices) {
+        // Not the first, whose inbox tells of what is posted to all.
+        let thread = 1 + choices.below(THREADS - 1);
+        self.note(|| format!("thread {thread} ends"));
+        self.engine.detach(self.inboxes[thread].0);
+        self.collect();
+        for token in self.reference.detach(thread) {
+            self.fetching.remove(&token);
+            self.lands(token, "again");
+        }
+        for token in self.watched.keys().copied().collect::<Vec<_>>() {
+            self.left(thread, token);
+        }
+        self.landing.retain(|(watcher, _, _)| *watcher != thread);
+        let before = self.inflating.len();
+        self.inflating.retain(|_, (of, _)| *of != thread);
+        self.reference.forget_jobs(before - self.inflating.len());
+        let inbox = Arc::new(Recorder::default());
+        let id = self.engine.attach(Arc::<Recorder>::clone(&inbox));
+        self.engine.tell_evictions(id, true);
+        self.inboxes[thread] = (id, inbox);
     }
 
     fn put(&mut self, choices: &mut impl Choices) {
@@ -553,8 +661,10 @@ impl World {
 
     fn drop_queued(&mut self) {
         self.note(|| "drop_queued".into());
-        self.inboxes.iter().for_each(|(thread, _)| self.engine.drop_queued(*thread));
-        self.reference.drop_queued();
+        for thread in 0..THREADS {
+            self.engine.drop_queued(self.inboxes[thread].0);
+            self.reference.drop_queued(thread);
+        }
         // Which batches were given a slot before they, too, were dropped, is the engine's business.
         let dropped: HashSet<_> = self.reference.posted.dropped.iter().copied().collect();
         self.reference.posted.starts.retain(|start| !dropped.contains(start));
@@ -653,9 +763,14 @@ impl World {
         // As whoever rings the alarm would: what was asked for meanwhile comes on top.
         self.alarm.set(next);
         self.reference.tick();
-        for (_, token) in &self.reference.posted.timed_out {
-            if let Some(fetching) = self.fetching.get_mut(token) {
+        for (_, token) in self.reference.posted.timed_out.clone() {
+            if let Some(fetching) = self.fetching.get_mut(&token) {
                 fetching.given_up = true;
+            }
+            let after = self.reference.flight_of(token).map(|flight| flight.hard_timeout);
+            if let Some(watched) = self.watched.get_mut(&token) {
+                let by = std::mem::take(&mut watched.by);
+                self.landing.extend(by.into_iter().map(|thread| (thread, token, format!("timed out {after:?}"))));
             }
         }
     }
@@ -766,7 +881,9 @@ impl World {
 
     fn compare_events(&mut self) {
         let mut posted = Posted::default();
-        for (thread, (_, inbox)) in self.inboxes.iter().enumerate() {
+        let mut landed = Vec::new();
+        let mut abandoned = Vec::new();
+        for (thread, (id, inbox)) in self.inboxes.iter().enumerate() {
             for event in inbox.take() {
                 match event {
                     Event::Start(batch) => posted.starts.push((thread, batch)),
@@ -776,6 +893,8 @@ impl World {
                     Event::Breaker { origin, state } if thread == 0 => {
                         posted.breakers.push((origin.parse().unwrap_or(usize::MAX), state));
                     }
+                    Event::Landed(token) => landed.push((thread, token, self.landed_text(*id, token))),
+                    Event::Abandoned(token) => abandoned.push((thread, token)),
                     Event::Inflated(number) => {
                         let inflated = self.engine.take_inflated(number).map(|inflated| inflated.bytes);
                         let (asked, bytes) = self.inflating.remove(&number).unzip();
@@ -795,6 +914,24 @@ impl World {
             posted.timed_out.sort_unstable();
         }
         assert_eq!(posted, expected);
+        landed.sort();
+        self.landing.sort();
+        assert_eq!(landed, std::mem::take(&mut self.landing));
+        abandoned.sort_unstable();
+        self.abandoned.sort_unstable();
+        assert_eq!(abandoned, std::mem::take(&mut self.abandoned));
+    }
+
+    /// What has landed for a thread, taken.
+    fn landed_text(&self, thread: ThreadId, token: Token) -> String {
+        match self.engine.take_landed(thread, token) {
+            Some(Landed::Value(entry, true)) => value_text(Some(&self.plain(&entry))),
+            Some(Landed::Nothing) => value_text(None),
+            Some(Landed::Failed(why)) => format!("failed {}", String::from_utf8_lossy(&why)),
+            Some(Landed::TimedOut(after)) => format!("timed out {:?}", Some(after)),
+            Some(Landed::Again) => "again".into(),
+            other => format!("{other:?}"),
+        }
     }
 
     fn compare_cached(&self) {
@@ -847,7 +984,12 @@ fn stored_of(stored: engine::Stored) -> Stored {
         engine::Stored::No => Stored::No,
         engine::Stored::TooLarge { .. } => Stored::TooLarge,
         engine::Stored::Gone => Stored::Gone,
+        engine::Stored::Awaited => panic!("nobody asked whether others wait"),
     }
+}
+
+fn value_text(value: Option<&Vec<u8>>) -> String {
+    value.map_or_else(|| "nothing".into(), |value| format!("{} bytes, {:?}", value.len(), value.first_chunk::<8>()))
 }
 
 fn name_of(brought: &Brought) -> String {
