@@ -538,6 +538,187 @@ export class KvCacheError extends Error {
   readonly event?: keyof Events
 }
 
+// --- Workers KV ------------------------------------------------------------------------------------------------------
+
+/**
+ * A ReadableStream of bytes, also to be read into a buffer of the reader's (`{ mode: 'byob' }`). Where the typings of
+ * the DOM, of Node.js and of Workers differ it says `any`, so that it is a ReadableStream to each of them.
+ */
+export interface KVStream extends ReadableStream<Uint8Array> {
+  getReader(): {
+    readonly closed: Promise<undefined>
+    read(): Promise<{ done: false; value: Uint8Array } | { done: true; value: undefined }>
+    cancel(reason?: any): Promise<void>
+    releaseLock(): void
+  }
+  getReader(options: { mode: 'byob' }): any
+  pipeThrough(transform: any, options?: any): any
+  pipeTo(destination: any, options?: any): Promise<void>
+  tee(): [any, any]
+}
+
+/** What {@link KVNamespace.put} takes as a stream: a ReadableStream, by whichever typings, whose chunks are bytes. */
+export interface KVReadable {
+  readonly locked: boolean
+  getReader(): { read(): Promise<{ done: boolean; value?: any }>; cancel(reason?: any): Promise<void> }
+}
+
+/** How {@link KVNamespace.get} gives a value. */
+export interface KVGetOptions<Type extends string | undefined = undefined> {
+  /**
+   * `'text'` (default): a string; bytes that are no UTF-8 become U+FFFD. `'json'`: what JSON.parse() makes of that
+   * string, a new value each time. `'arrayBuffer'`: the bytes. `'stream'`: a ReadableStream of them.
+   */
+  type: Type
+  /** Seconds, at least 30. Checked, and otherwise without effect: nothing stands between this cache and its reader. */
+  cacheTtl?: number
+}
+
+/** Options of {@link KVNamespace.put}. */
+export interface KVPutOptions {
+  /** When the entry ends, in seconds since the UNIX epoch: at least 60 s from now, below 2^31. Default: never. */
+  expiration?: number
+  /** Seconds until the entry ends: at least 60, below 2^31. Takes precedence over `expiration`. */
+  expirationTtl?: number
+  /** Anything JSON can carry, at most 1024 bytes as JSON text. A put without it drops what was there. */
+  metadata?: any
+}
+
+/** Options of {@link KVNamespace.list}. */
+export interface KVListOptions {
+  /** Only keys that begin with this. Default: all. */
+  prefix?: string | null
+  /** Most keys in one answer, up to 1000. Default 1000; so is what is not above 0. */
+  limit?: number
+  /** Where to go on: `cursor` of the answer before. */
+  cursor?: string | null
+}
+
+/** A key as {@link KVNamespace.list} gives it. */
+export interface KVKey<Metadata, Key extends string = string> {
+  name: Key
+  /** When it ends, in seconds since the UNIX epoch; absent when never. */
+  expiration?: number
+  /** Absent when there is none. */
+  metadata?: Metadata
+}
+
+/** One answer of {@link KVNamespace.list}: keys in the byte order of their UTF-8. `cacheStatus` is always null. */
+export type KVListResult<Metadata, Key extends string = string> =
+  | { list_complete: false; keys: KVKey<Metadata, Key>[]; cursor: string; cacheStatus: string | null }
+  | { list_complete: true; keys: KVKey<Metadata, Key>[]; cacheStatus: string | null }
+
+/** A value with its metadata; each null where there is none. `cacheStatus` is always null, and absent of many keys. */
+export interface KVValueWithMetadata<Value, Metadata> {
+  value: Value | null
+  metadata: Metadata | null
+  cacheStatus: string | null
+}
+
+/**
+ * A cache with the interface of a Workers KV namespace; see {@link KvCache.asKVNamespace}. It can be given to what
+ * expects the `KVNamespace` of `@cloudflare/workers-types`.
+ *
+ * Keys: 1 to 512 bytes of UTF-8, but not `'.'` and `'..'`. Values: up to 25 MiB. What is refused is a rejection with
+ * the class and the message that Cloudflare's runtime has for it: `TypeError`, `SyntaxError` for JSON that is none, or
+ * an `Error` such as `KV PUT failed: 400 Invalid expiration_ttl of 59. Expiration TTL must be at least 60.` For what KV
+ * has no error, it is the cache's own: `ERR_KVCACHE_CLOSED`, and `ERR_KVCACHE_VALUE_TOO_LARGE` for what exceeds the
+ * budget.
+ */
+export interface KVNamespace<Key extends string = string> {
+  /**
+   * The value of a key, null when there is none. Of an array of up to 100 keys: a Map in their order, duplicates
+   * merged, null for those without a value; `'text'` and `'json'` only, 25 MiB of text in all.
+   * @example
+   * const config = await kv.get('config', 'json')
+   * const pages = await kv.get(['page:1', 'page:2'])
+   */
+  get(key: Key, options?: Partial<KVGetOptions<undefined>>): Promise<string | null>
+  get(key: Key, type: 'text'): Promise<string | null>
+  get<Value = unknown>(key: Key, type: 'json'): Promise<Value | null>
+  get(key: Key, type: 'arrayBuffer'): Promise<ArrayBuffer | null>
+  get(key: Key, type: 'stream'): Promise<KVStream | null>
+  get(key: Key, options?: KVGetOptions<'text'>): Promise<string | null>
+  get<Value = unknown>(key: Key, options?: KVGetOptions<'json'>): Promise<Value | null>
+  get(key: Key, options?: KVGetOptions<'arrayBuffer'>): Promise<ArrayBuffer | null>
+  get(key: Key, options?: KVGetOptions<'stream'>): Promise<KVStream | null>
+  get(keys: Key[], type: 'text'): Promise<Map<string, string | null>>
+  get<Value = unknown>(keys: Key[], type: 'json'): Promise<Map<string, Value | null>>
+  get(keys: Key[], options?: Partial<KVGetOptions<undefined>>): Promise<Map<string, string | null>>
+  get(keys: Key[], options?: KVGetOptions<'text'>): Promise<Map<string, string | null>>
+  get<Value = unknown>(keys: Key[], options?: KVGetOptions<'json'>): Promise<Map<string, Value | null>>
+
+  /** As {@link get}, with the metadata. Of many keys: null for those without a value. */
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    options?: Partial<KVGetOptions<undefined>>
+  ): Promise<KVValueWithMetadata<string, Metadata>>
+  getWithMetadata<Metadata = unknown>(key: Key, type: 'text'): Promise<KVValueWithMetadata<string, Metadata>>
+  getWithMetadata<Value = unknown, Metadata = unknown>(
+    key: Key,
+    type: 'json'
+  ): Promise<KVValueWithMetadata<Value, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    type: 'arrayBuffer'
+  ): Promise<KVValueWithMetadata<ArrayBuffer, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    type: 'stream'
+  ): Promise<KVValueWithMetadata<KVStream, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    options: KVGetOptions<'text'>
+  ): Promise<KVValueWithMetadata<string, Metadata>>
+  getWithMetadata<Value = unknown, Metadata = unknown>(
+    key: Key,
+    options: KVGetOptions<'json'>
+  ): Promise<KVValueWithMetadata<Value, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    options: KVGetOptions<'arrayBuffer'>
+  ): Promise<KVValueWithMetadata<ArrayBuffer, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    key: Key,
+    options: KVGetOptions<'stream'>
+  ): Promise<KVValueWithMetadata<KVStream, Metadata>>
+  getWithMetadata<Metadata = unknown>(
+    keys: Key[],
+    type: 'text'
+  ): Promise<Map<string, KVValueWithMetadata<string, Metadata>>>
+  getWithMetadata<Value = unknown, Metadata = unknown>(
+    keys: Key[],
+    type: 'json'
+  ): Promise<Map<string, KVValueWithMetadata<Value, Metadata>>>
+  getWithMetadata<Metadata = unknown>(
+    keys: Key[],
+    options?: Partial<KVGetOptions<undefined>>
+  ): Promise<Map<string, KVValueWithMetadata<string, Metadata>>>
+  getWithMetadata<Metadata = unknown>(
+    keys: Key[],
+    options?: KVGetOptions<'text'>
+  ): Promise<Map<string, KVValueWithMetadata<string, Metadata>>>
+  getWithMetadata<Value = unknown, Metadata = unknown>(
+    keys: Key[],
+    options?: KVGetOptions<'json'>
+  ): Promise<Map<string, KVValueWithMetadata<Value, Metadata>>>
+
+  /**
+   * Stores a value: text as its UTF-8, bytes as they are, a stream once it has been read to its end. It replaces value,
+   * expiration and metadata, and wins over loads of the key that run. A number, boolean, null or undefined is stored as
+   * text.
+   * @example
+   * await kv.put('session:1', JSON.stringify(session), { expirationTtl: 3600, metadata: { user: 7 } })
+   */
+  put(key: Key, value: string | ArrayBuffer | ArrayBufferView | KVReadable, options?: KVPutOptions): Promise<void>
+
+  /** A page of keys. A page may have fewer keys than `limit`, or none, before the last: see `list_complete`. */
+  list<Metadata = unknown>(options?: KVListOptions): Promise<KVListResult<Metadata, Key>>
+
+  /** Removes a key. One that is not there is no error. */
+  delete(key: Key): Promise<void>
+}
+
 // --- The cache -------------------------------------------------------------------------------------------------------
 
 /**
@@ -710,6 +891,17 @@ export class KvCache {
    * await user(1)
    */
   wrap<A extends unknown[], T>(fn: (...args: A) => Promise<T>, options: WrapOptions<A>): (...args: A) => Promise<T>
+
+  /**
+   * This cache with the interface of a Workers KV namespace: its limits, results and error messages. For code written
+   * for Workers, and for tests of it. What is put through it is read by get(), and the other way round: text as a
+   * string, bytes as a Uint8Array. An entry put through it is fresh until it expires, and never stale. It loads
+   * nothing: without an entry its get() gives null, also where a define() matches.
+   * @example
+   * const env = { KV: cache.asKVNamespace() }
+   * await worker.fetch(request, env)
+   */
+  asKVNamespace(): KVNamespace
 
   /** Figures since the cache was opened; of a closed cache, the last. */
   stats(): Stats

@@ -21,7 +21,7 @@ test('it exports what is built, and nothing else', () => {
 test('the public surface is that of the contract', () => {
   const methods = Object.getOwnPropertyNames(imported.KvCache.prototype).filter(name => name !== 'constructor')
   assert.deepEqual(methods.sort(), [
-    'breaker', 'close', 'define', 'delete', 'flush', 'get', 'getMany', 'getWithMetadata', 'has', 'list', 'metrics',
+    'asKVNamespace', 'breaker', 'close', 'define', 'delete', 'flush', 'get', 'getMany', 'getWithMetadata', 'has', 'list', 'metrics',
     'off', 'on', 'peek', 'put', 'putMany', 'stats', 'wrap'
   ])
   assert.equal(typeof imported.KvCache.prototype[Symbol.asyncDispose], 'function')

@@ -6,6 +6,7 @@ import { closed, invalidOption } from './errors.js'
 import { Core, DEFAULT_ORIGIN } from './core.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
 import { kept } from './flight.js'
+import { KvNamespace } from './kv/namespace.js'
 import { getMany } from './many.js'
 import { H, Status, checkMail, header, native, nearMemory } from './native.js'
 import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
@@ -181,6 +182,12 @@ export class KvCache {
       }
       return core.get(name, () => fn.apply(this, args), rest, false)
     }
+  }
+
+  // --- Workers KV ---------------------------------------------------------------------------------------------------------
+
+  asKVNamespace() {
+    return new KvNamespace(this.#core, key => this.delete(key))
   }
 
   // --- Figures and events --------------------------------------------------------------------------------------------------

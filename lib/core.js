@@ -305,6 +305,26 @@ export class Core {
   }
 
   /**
+   * What is stored under a key, fresh or stale, for those who decode it themselves: a string for text, private bytes for
+   * all else, and the metadata as JSON text. Loads nothing. A promise where a worker decompresses it.
+   * @param {string} key
+   * @returns {any}
+   */
+  stored(key) {
+    const route = this.#routeOf(key)?.id ?? 0
+    const data = native.lookup(this.number, key, GIVE_UP | WANT_METADATA | route << 16)
+    const status = header[H.STATUS]
+    const kind = header[H.KIND]
+    const deferred = header[H.DEFERRED]
+    const metadata = status > Status.None && header[H.HAS_METADATA] !== 0 ? native.takeMetadata(this.number) : ''
+    checkMail()
+    if (status === Status.None) return undefined
+    if (status < Status.None) throw this.refusal(key)
+    if (deferred === 0) return { kind, data, metadata }
+    return this.#inflated(deferred, key).then(data => ({ kind, data, metadata }))
+  }
+
+  /**
    * @param {string} key
    * @returns {unknown}
    */

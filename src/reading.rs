@@ -166,7 +166,9 @@ pub fn list(cache: u32, prefix: String, after: Option<String>, limit: u32) -> Re
     with_local(cache, |local| {
         let engine = local.cache(cache)?.engine();
         let (entries, complete) = engine.list(prefix.as_bytes(), after.as_ref().map(String::as_bytes), limit as usize);
-        let expiration = |until| if until == FOREVER { 0.0 } else { (engine.unix_of(until) / 1000) as f64 };
+        // To the nearest second: an end that was given as a whole second of the wall clock comes back as that second, though
+        // the clocks are read in whole milliseconds.
+        let expiration = |until| if until == FOREVER { 0.0 } else { ((engine.unix_of(until) + 500) / 1000) as f64 };
         Some(Page {
             names: entries.iter().map(|entry| entry.key_str().to_owned()).collect(),
             expirations: entries.iter().map(|entry| expiration(entry.header().stale_until)).collect(),
