@@ -41,7 +41,7 @@ test('what is not built yet is refused as an option and absent as a method', t =
   }
   const cache = open(t)
   for (const method of [
-    'invalidate', 'addDependency', 'removeDependency', 'versioned', 'onEvent', 'dispatch', 'asKVNamespace'
+    'invalidate', 'addDependency', 'removeDependency', 'versioned', 'onEvent', 'dispatch'
   ]) {
     assert.equal(cache[method], undefined, method)
     assert.ok(!(method in cache), method)

@@ -321,7 +321,7 @@ export class Core {
     if (status === Status.None) return undefined
     if (status < Status.None) throw this.refusal(key)
     if (deferred === 0) return { kind, data, metadata }
-    return this.#inflated(deferred, key).then(data => ({ kind, data, metadata }))
+    return this.inflated(deferred, key).then(data => ({ kind, data, metadata }))
   }
 
   /**
