@@ -182,7 +182,7 @@ export interface KvCacheOptions extends LoadOptions {
    * A serializer of your own must be given by all. Ages, timeouts, `near`, `breaker.failure`, define()s, fetchers and listeners
    * belong to the object they were given to.
    *
-   * The cache lives until the last one who has it open closes it, is garbage collected, or its thread ends. Processes, those of
+   * The cache lives until the last one who has it open closes it, or its thread ends. Processes, those of
    * `cluster` and `child_process.fork()` too, have caches of their own.
    */
   name?: string | undefined

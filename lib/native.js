@@ -94,11 +94,20 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
  * @property {string} [detail]
  */
 
+/** @typedef {{ name: string | undefined, receive(event: Event): void }} Receiver a cache in this thread */
+
 /**
  * The caches of this thread, weakly: one that nobody holds any more is closed by the registry below.
- * @type {Map<number, WeakRef<{ receive(event: Event): void }>>}
+ * @type {Map<number, WeakRef<Receiver>>}
  */
 const caches = new Map()
+
+/**
+ * One of those of each name, which stays open until it is closed: who opens a named cache, drops it and opens it again finds
+ * what was there.
+ * @type {Map<string, Receiver>}
+ */
+const anchors = new Map()
 
 const forgotten = new FinalizationRegistry((/** @type {number} */ number) => {
   caches.delete(number)
@@ -120,8 +129,9 @@ export const nearMemory = /** @type {'shared' | 'external' | 'none'} */ (binding
 export const native = binding
 
 /**
- * Opens a cache whose events go to `receiver`, for as long as somebody holds that.
- * @param {{ receive(event: Event): void }} receiver
+ * Opens a cache whose events go to `receiver`, for as long as somebody holds that, or for good if it has a name and is the
+ * first of it here.
+ * @param {Receiver} receiver
  * @param {object} options as the addon takes them
  */
 export function open(receiver, options) {
@@ -129,17 +139,29 @@ export function open(receiver, options) {
   if (!opened.mismatch) {
     caches.set(opened.number, new WeakRef(receiver))
     forgotten.register(receiver, opened.number, receiver)
+    if (receiver.name !== undefined && !anchors.has(receiver.name)) anchors.set(receiver.name, receiver)
   }
   return opened
 }
 
 /**
- * @param {{ receive(event: Event): void }} receiver
+ * @param {Receiver} receiver
  * @param {number} number
  */
 export function close(receiver, number) {
   forgotten.unregister(receiver)
   caches.delete(number)
+  const { name } = receiver
+  if (name !== undefined && anchors.get(name) === receiver) {
+    anchors.delete(name)
+    for (const other of caches.values()) {
+      const next = other.deref()
+      if (next?.name === name) {
+        anchors.set(name, next)
+        break
+      }
+    }
+  }
   binding.close(number)
 }
 
