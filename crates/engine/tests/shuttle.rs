@@ -21,7 +21,7 @@ use kvcache_engine::clock::{FOREVER, FakeClock, Millis};
 use kvcache_engine::codec::compress::Algorithm;
 use kvcache_engine::codec::workshop::Tools;
 use kvcache_engine::engine::{
-    Alarm, Begin, Begun, Compression, Config, Engine, Event, Inbox, Loaded, Refresh, ThreadId, Value,
+    Alarm, Begin, Begun, Compression, Config, Engine, Event, Inbox, Landed, Loaded, Refresh, Stored, ThreadId, Value,
 };
 use kvcache_engine::entry::{Ages, Entry, EntrySpec, Kind};
 use kvcache_engine::load::breaker::{BreakerConfig, OriginId, Outcome, State};
@@ -401,6 +401,73 @@ fn a_batch_keeps_its_books_whatever_becomes_of_its_keys() {
             }),
         ]);
         wind_up(&all, |seat, token, _| seat.fail(token));
+    });
+}
+
+/// Threads load, wait for one another, leave and end: every wait is answered once, and nothing of who has ended stays.
+#[test]
+fn whoever_waits_for_another_thread_is_answered_although_threads_end() {
+    check(|| {
+        let all: [Seat; 3] = seats(Config { breaker: Some(BreakerConfig { threshold: 1, timeout: 0 }), ..config() });
+        all[0].put(KEYS[1], &[0; 8], STALE);
+        let [stays, ends, leaves] = all.clone();
+        let waits = |seat: &Seat, token: u64, patience: u32| {
+            for _ in 0..patience {
+                if let Some(landed) = seat.engine.take_landed(seat.thread, token) {
+                    return Some(landed);
+                }
+                thread::yield_now();
+            }
+            None
+        };
+        spawn_all(vec![
+            Box::new(move || {
+                for round in 0.. {
+                    assert!(round < 4, "it is to begin anew again and again");
+                    match stays.begin(KEYS[0], 0, false) {
+                        Begun::Lead { token, .. } => stays.settle(token, &[1; 8], FRESH),
+                        Begun::Join(token) => match waits(&stays, token, u32::MAX) {
+                            Some(Landed::Again) => continue,
+                            landed => {
+                                assert!(matches!(landed, Some(Landed::Value(..) | Landed::Nothing)), "{landed:?}")
+                            }
+                        },
+                        Begun::Hit(_) => {}
+                        Begun::Refused { .. } | Begun::Recursion => panic!("there is no reason"),
+                    }
+                    break;
+                }
+            }),
+            Box::new(move || {
+                let begun = ends.begin(KEYS[0], 0, thread_rng().gen_bool(0.5));
+                ends.refresh(&[KEYS[1]]);
+                if thread_rng().gen_bool(0.3)
+                    && let Begun::Lead { token, .. } = begun
+                {
+                    ends.settle(token, &[2; 8], FRESH);
+                }
+                thread::yield_now();
+                ends.engine.detach(ends.thread);
+            }),
+            Box::new(move || {
+                match leaves.begin(KEYS[0], 0, thread_rng().gen_bool(0.5)) {
+                    Begun::Lead { token, .. } => {
+                        thread::yield_now();
+                        let awaited = leaves.engine.abandon(token).stored == Stored::Awaited;
+                        if awaited {
+                            leaves.engine.settle(token, &Loaded::Unstored);
+                        }
+                    }
+                    Begun::Join(token) if waits(&leaves, token, 2).is_none() => {
+                        leaves.engine.leave(leaves.thread, token, false);
+                    }
+                    _ => {}
+                }
+                leaves.engine.delete(KEYS[1]);
+            }),
+        ]);
+        all[0].engine.detach(all[2].thread);
+        wind_up(&all[..1], |seat, token, _| seat.settle(token, &[3; 8], FRESH));
     });
 }
 

@@ -51,6 +51,14 @@ impl Engine {
             assert_eq!(running == 1, expected, "whether the trial of {name} runs");
         }
         assert!(trials.is_empty());
+        let attached: HashSet<_> = self.figures.inboxes.read().iter().map(|(thread, _)| *thread).collect();
+        for flight in &flights {
+            let state = flight.state.lock();
+            assert!(attached.contains(&flight.plan.thread), "{flight:?} is of a thread that has ended");
+            assert!(state.watchers.iter().all(|thread| attached.contains(thread) && *thread != flight.plan.thread));
+            assert!(state.watchers.is_empty() || matches!(state.phase, Phase::Running | Phase::Cut));
+        }
+        assert!(self.landed.lock().keys().all(|(_, thread)| attached.contains(thread)));
     }
 
     /// Bytes in use, of the [budget](Engine::budget).

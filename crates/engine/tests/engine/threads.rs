@@ -224,7 +224,15 @@ fn a_thread_that_ends_leaves_the_flights_it_watched_to_the_others() {
     assert_eq!(w.events(), [Event::Abandoned(token)]);
     w.settle(token, "v", FRESH);
     assert!(inbox.take().is_empty());
-    w.assert_at_rest(&[token]);
+    // Nor does it leave behind what it was told of.
+    let (ends, inbox) = w.attach();
+    let second = w.lead("l");
+    join(w.begin_as("l", &by(&w, ends)));
+    w.settle(second, "v", FRESH);
+    assert_eq!(inbox.take(), [Event::Landed(second)]);
+    w.engine.detach(ends);
+    assert!(w.engine.take_landed(ends, second).is_none());
+    w.assert_at_rest(&[token, second]);
 }
 
 #[test]

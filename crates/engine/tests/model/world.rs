@@ -200,18 +200,12 @@ impl World {
 
     /// Does one operation, and compares.
     pub fn step(&mut self, choices: &mut impl Choices) {
-        match choices.below(32) {
+        match choices.below(35) {
             0..=1 => self.lookup(choices),
             2..=5 => self.begin(choices),
             6..=8 => self.refresh_stale(choices),
             9..=13 => self.settle(choices),
-            14..=15 => self.fail(choices),
-            16 => match choices.below(6) {
-                0..=1 => self.abandon(choices),
-                2..=3 => self.leave(choices),
-                4 => self.detach(choices),
-                _ => self.fail(choices),
-            },
+            14..=16 => self.fail(choices),
             17..=18 => self.put(choices),
             19 => self.delete(choices),
             20..=22 => self.refresh(choices),
@@ -222,6 +216,12 @@ impl World {
             },
             27 => self.work(),
             28..=30 => self.pass(choices),
+            31..=33 => match choices.below(8) {
+                0..=1 => self.abandon(choices),
+                2..=4 => self.leave(choices),
+                5 => self.inflate(choices),
+                _ => self.detach(choices),
+            },
             _ => match choices.below(8) {
                 0 => self.drop_queued(),
                 1 => self.clear(),
