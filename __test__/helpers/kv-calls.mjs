@@ -97,12 +97,12 @@ export function everyCall() {
       { $: 'stream', chunks: [], fails: true }
     ].flatMap(value => [put('k', value), put('', value), put('k', value, { expirationTtl: 5 })]),
     'values at the limit of their size': [
-      repeat('x', LARGEST), repeat('x', LARGEST + 1), repeat('é', LARGEST / 2), repeat('é', LARGEST / 2 + 1),
-      { ...bytes('00'), times: LARGEST }, { ...bytes('00'), times: LARGEST + 1 },
+      repeat('x', LARGEST), repeat('x', LARGEST + 1), repeat('é', LARGEST / 2 + 1),
+      { ...bytes('00'), times: LARGEST + 1 },
       { ...bytes('00', 'ArrayBuffer'), times: LARGEST + 1 }, stream({ ...bytes('00'), times: LARGEST }, bytes('00')),
       stream({ ...bytes('00'), times: LARGEST + 5 }), stream({ ...bytes('00'), times: LARGEST })
-    ].flatMap(value => [put('k', value), get('k')]).concat(
-      get('k', 'stream'), get('k', 'arrayBuffer'),
+    ].map(value => put('k', value)).concat(
+      get('k'), get('k', 'stream'), get('k', 'arrayBuffer'),
       put('k', repeat('x', LARGEST + 1), { metadata: repeat('x', 1023) }),
       put('k', repeat('x', LARGEST + 1), { expirationTtl: 5 }),
       put('a', repeat('x', LARGEST - 5)), put('b', 'fives'), put('c', 'more'), get(['a', 'b']), get(['a', 'b', 'c']),
