@@ -6,7 +6,7 @@
 //   --optional    where cargo-fuzz is not installed, say so and succeed
 //   --help        this text
 //
-// Targets: compress, entry, key, memory, operations; all of them when none is given.
+// Targets: compress, entry, envelope, key, memory, operations; all of them when none is given.
 //
 // It needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler, on Linux or macOS. No nightly toolchain: the flags that
 // instrument the code are unlocked on the stable one by RUSTC_BOOTSTRAP=1, for these builds alone. The corpus that a run
@@ -18,7 +18,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { heading, run } from './exec.mjs'
 
-const TARGETS = ['compress', 'entry', 'key', 'memory', 'operations']
+const TARGETS = ['compress', 'entry', 'envelope', 'key', 'memory', 'operations']
 const ENGINE = fileURLToPath(new URL('../crates/engine/', import.meta.url))
 const ENV = { RUSTC_BOOTSTRAP: '1' }
 

@@ -286,6 +286,28 @@ impl Entry {
         Self::allocate(head, parts)
     }
 
+    /// An entry that was kept elsewhere, as it was there. `spec` has its value as it was kept, by `packed` if compressed, and
+    /// its ages from `stored_at`.
+    ///
+    /// # Panics
+    /// As [`Entry::new`].
+    pub fn restored(spec: &EntrySpec<'_>, stored_at: Millis, packed: Option<Packed>) -> Self {
+        let Some(Packed { algorithm, raw_len, ascii }) = packed else { return Self::new(spec, stored_at) };
+        let prefix = raw_len.to_le_bytes();
+        let empty = Self::new(&EntrySpec { value: &[], ..*spec }, stored_at);
+        let h = empty.head();
+        let ascii = if ascii && spec.kind.is_text() { ASCII } else { 0 };
+        let head = Head {
+            count: AtomicU32::new(1),
+            hook: Hook::new(),
+            uses: AtomicU8::new(0),
+            sizes: h.sizes.with_value(RAW_LEN + spec.value.len()),
+            form: spec.kind as u8 | ascii | (algorithm as u8) << CODEC_SHIFT,
+            ..*h
+        };
+        Self::allocate(head, [spec.key, spec.metadata, spec.links, &prefix, spec.value])
+    }
+
     fn allocate(head: Head, parts: [&[u8]; 5]) -> Self {
         debug_assert_eq!(head.sizes.sum(), parts.iter().map(|part| part.len()).sum::<usize>());
         let layout = layout(head.sizes.sum());
@@ -566,6 +588,17 @@ impl fmt::Debug for Entry {
     }
 }
 
+/// How the value of an entry that was kept elsewhere is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// What it is compressed by.
+    pub algorithm: Algorithm,
+    /// Its bytes before compression.
+    pub raw_len: u32,
+    /// See [`Header::ascii`].
+    pub ascii: bool,
+}
+
 /// What an entry is built from.
 #[derive(Debug, Clone, Copy)]
 pub struct EntrySpec<'a> {
@@ -649,6 +682,20 @@ mod tests {
         }
         assert_eq!((e.codec(), e.raw_len()), (None, 3));
         assert!(e.is(&e.clone()) && !e.is(&e.duplicate()));
+    }
+
+    #[test]
+    fn comes_back_from_elsewhere_as_it_was() {
+        let plain = Entry::new(&spec(), 100);
+        for e in [plain.compressed(Algorithm::Lz4, b"short"), plain] {
+            let packed = e.codec().map(|algorithm| Packed { algorithm, raw_len: e.raw_len() as u32, ascii: true });
+            let back = Entry::restored(&EntrySpec { value: e.value(), ..spec() }, 100, packed);
+            assert_eq!((back.header(), back.codec(), back.raw_len()), (e.header(), e.codec(), e.raw_len()));
+            assert_eq!(
+                (back.key(), back.metadata(), back.links(), back.value()),
+                (e.key(), e.metadata(), e.links(), e.value())
+            );
+        }
     }
 
     #[test]
