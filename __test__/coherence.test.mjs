@@ -194,3 +194,39 @@ function story(key, history, { operation, around }) {
   return `${key}: nothing explains ${operation.begin}..${operation.end} ${operation.by} ${operation.kind} ${operation.value}\n` +
     lines.join('\n')
 }
+
+/** Puts the number that `turn` tells it, some time after it was told. Must stand alone. */
+async function putOnTurn({ KvCache }, { options, turn, rounds }) {
+  const cache = new KvCache(options)
+  for (let n = 1; n <= rounds; n++) {
+    Atomics.wait(turn, 0, n - 1)
+    Atomics.wait(turn, 1, 0, n % 3)
+    await cache.put('k', n)
+  }
+  await cache.close()
+}
+
+test('a loop that gives no other code a turn sees a change by another thread', async t => {
+  const options = { name: freshName() }
+  const cache = new KvCache(options)
+  t.after(() => cache.close({ timeout: 1 }))
+  const turn = new Int32Array(new SharedArrayBuffer(8))
+  const rounds = 300
+  await cache.put('k', 0)
+  const putting = thread(t).run(putOnTurn, { options, turn, rounds })
+  let spins = 0
+  for (let n = 1; n <= rounds; n++) {
+    const before = cache.stats().nearHits
+    do await cache.get('k')
+    while (cache.stats().nearHits === before)
+    Atomics.store(turn, 0, n)
+    Atomics.notify(turn, 0)
+    const late = performance.now() + 20_000
+    // By turns: one that V8 may take reads out of, one of microtasks alone.
+    if (n % 2 === 0) while (cache.peek('k') !== n) spins++
+    else while ((await cache.get('k')) !== n) spins++
+    assert.ok(performance.now() < late, 'it was seen, but late')
+  }
+  await putting
+  assert.ok(spins > rounds, 'it did spin')
+}, { timeout: 120_000 })
