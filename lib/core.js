@@ -294,14 +294,16 @@ export class Core {
    * @returns {Promise<any>}
    */
   inflated(number, key) {
-    hold()
-    const inflated = new Promise((resolve, reject) => {
-      this.inflating.set(number, data => {
+    return new Promise((resolve, reject) => {
+      /** @param {any} data */
+      const deliver = data => {
+        release(deliver)
         if (data !== undefined) resolve(data)
         else reject(this.closed ? closed() : serializeFailed(key, 'compression', 'deserialize', undefined, 'is corrupt'))
-      })
+      }
+      hold(deliver)
+      this.inflating.set(number, deliver)
     })
-    return inflated.finally(release)
   }
 
   /**
@@ -799,19 +801,19 @@ export class Core {
   flush(limit, what) {
     if (native.flush(this.number)) return Promise.resolve()
     return new Promise((resolve, reject) => {
-      hold()
       /** @type {NodeJS.Timeout | undefined} */
       let timer
       const done = () => {
         clearTimeout(timer)
         this.flushers.delete(done)
-        release()
+        release(done)
         resolve()
       }
+      hold(done)
       if (limit !== Infinity) {
         timer = setTimeout(() => {
           this.flushers.delete(done)
-          release()
+          release(done)
           reject(timeout(undefined, limit, what))
         }, Math.min(limit, LONGEST_TIMER))
       }
@@ -836,7 +838,7 @@ export class Core {
     this.closed = true
     this.near?.close()
     this.near = undefined
-    hold()
+    hold(this)
     /** @type {NodeJS.Timeout | undefined} */
     let timer
     const late = new Promise(resolve => {
@@ -853,7 +855,7 @@ export class Core {
     for (const deliver of this.inflating.values()) deliver(undefined)
     this.inflating.clear()
     for (const flushed of [...this.flushers]) flushed()
-    release()
+    release(this)
   }
 }
 

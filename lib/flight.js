@@ -167,7 +167,7 @@ export class Flight {
 
   /** One more caller waits. */
   join() {
-    if (this.callers++ === 0) hold()
+    if (this.callers++ === 0) hold(this)
   }
 
   /**
@@ -177,7 +177,7 @@ export class Flight {
   leave(reason) {
     if (this.done) return
     if (--this.callers > 0) return
-    release()
+    release(this)
     this.leftFor = reason
     this.abandoned()
   }
@@ -372,7 +372,7 @@ export class Flight {
   #end(outcome) {
     this.done = true
     if (this.core.flights.get(this.token) === this) this.core.flights.delete(this.token)
-    if (this.callers > 0) release()
+    if (this.callers > 0) release(this)
     this.resolve(outcome)
     this.call.ended()
   }

@@ -16,9 +16,6 @@ import { H, Status, checkMail, header, native } from './native.js'
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./flight.js').Outcome} Outcome */
 
-/** Those waited for: nothing else holds a cache that is not held by its user. @type {Set<RemoteFlight>} */
-const awaited = new Set()
-
 /** One key being loaded by another thread. */
 export class RemoteFlight {
   /**
@@ -44,8 +41,7 @@ export class RemoteFlight {
   /** One more caller waits. */
   join() {
     if (this.callers++ > 0) return
-    hold()
-    awaited.add(this)
+    hold(this)
   }
 
   /** A caller waits no more. */
@@ -121,8 +117,7 @@ export class RemoteFlight {
   #over() {
     this.done = true
     if (this.core.remotes.get(this.token) === this) this.core.remotes.delete(this.token)
-    release()
-    awaited.delete(this)
+    release(this)
   }
 }
 
