@@ -3,27 +3,28 @@
 //
 // Usage: node scripts/fuzz.mjs [options] [TARGET...]
 //   --seconds N   for each target; 20 when not given
-//   --optional    where cargo-fuzz is not installed, say so and succeed
 //   --help        this text
 //
 // Targets: compress, entry, envelope, key, memory, operations; all of them when none is given.
 //
-// It needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler, on Linux or macOS. No nightly toolchain: the flags that
-// instrument the code are unlocked on the stable one by RUSTC_BOOTSTRAP=1, for these builds alone. The corpus that a run
-// finds stays in crates/engine/fuzz/corpus and is where the next one begins. What crashed a target is kept in
+// It needs a C++ compiler, on Linux or macOS, and cargo-fuzz, which it installs under target/tools where it is not there. No
+// nightly toolchain: the flags that instrument the code are unlocked on the stable one by RUSTC_BOOTSTRAP=1, for these
+// builds alone. The corpus that a run finds stays in crates/engine/fuzz/corpus and is where the next one begins. What crashed a target is kept in
 // crates/engine/fuzz/artifacts; cargo-fuzz prints the command that runs it again, which needs RUSTC_BOOTSTRAP=1 too.
 
 import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { delimiter, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { heading, run } from './exec.mjs'
+import { ROOT, heading, run } from './exec.mjs'
+import { PLATFORM_WHY, TARGETS } from './fuzz-targets.mjs'
 
-const TARGETS = ['compress', 'entry', 'envelope', 'key', 'memory', 'operations']
-const ENGINE = fileURLToPath(new URL('../crates/engine/', import.meta.url))
-const ENV = { RUSTC_BOOTSTRAP: '1' }
+const ENGINE = join(ROOT, 'crates/engine')
+const TOOLS = join(ROOT, 'target/tools')
+// Cargo finds its subcommands where programs are found.
+const ENV = { RUSTC_BOOTSTRAP: '1', PATH: `${process.env.PATH}${delimiter}${join(TOOLS, 'bin')}` }
 
 const { values, positionals } = parseArgs({
-  options: { seconds: { type: 'string', default: '20' }, optional: { type: 'boolean' }, help: { type: 'boolean' } },
+  options: { seconds: { type: 'string', default: '20' }, help: { type: 'boolean' } },
   allowPositionals: true
 })
 if (values.help) {
@@ -55,10 +56,12 @@ function figure(output, name) {
   return output.match(new RegExp(`stat::${name}: +(\\d+)`))?.[1] ?? 'an unknown number of'
 }
 
-const version = await run('cargo', ['fuzz', '--version'], { quiet: true, minutes: 1 })
+if (PLATFORM_WHY !== undefined) refuse(PLATFORM_WHY)
+const version = await run('cargo', ['fuzz', '--version'], { env: ENV, quiet: true, minutes: 1 })
 if (!version.ok) {
-  console.error('cargo-fuzz is not installed, so nothing was fuzzed. To install it: cargo install cargo-fuzz')
-  process.exit(values.optional ? 0 : 1)
+  heading('cargo install cargo-fuzz')
+  const installed = await run('cargo', ['install', 'cargo-fuzz', '--locked', '--root', TOOLS], { minutes: 15 })
+  if (!installed.ok) refuse(`cargo-fuzz could not be installed: ${installed.why}`)
 }
 
 heading('fuzz: build')

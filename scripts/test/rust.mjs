@@ -13,6 +13,17 @@ export async function rust(report) {
   const clippy = ['clippy', '--workspace', '--all-targets', ...locked, '--', '-D', 'warnings']
   await report.run('cargo clippy', 'cargo', clippy, { minutes: 30 })
   await report.run('cargo test', 'cargo', ['test', '--workspace', ...locked], { minutes: 30 })
+  // Other builds of the same crate: shuttle's locks stand in the place of the real ones.
+  const shuttle = ['test', '-p', 'kvcache-engine', '--features', 'shuttle', '--test', 'shuttle', ...locked]
+  await report.run('cargo test of interleavings (shuttle)', 'cargo', shuttle, { minutes: 30 })
+  const miri = await run('cargo', ['miri', '--version'], { quiet: true, minutes: 1 })
+  if (miri.ok) {
+    const unsafely = ['miri', 'test', '-p', 'kvcache-engine', '--lib', ...locked, '--', 'entry::', 'table::']
+    await report.run('cargo miri test', 'cargo', unsafely, { env: { MIRIFLAGS: '-Zmiri-disable-isolation' }, minutes: 30 })
+  } else {
+    heading('cargo miri test')
+    console.log('Left out: this Rust toolchain comes without Miri.')
+  }
 }
 
 /**
