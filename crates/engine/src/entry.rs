@@ -369,6 +369,26 @@ impl Entry {
         unsafe { slice::from_raw_parts(self.0.as_ptr().cast::<u8>().add(HEAD + start), len) }
     }
 
+    /// Whether it has that key. Where the bytes lie is told by the key that is looked for, so that the processor need not wait for
+    /// the entry's length to fetch them.
+    #[inline]
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        if self.head().sizes.key() != key.len() {
+            return false;
+        }
+        // SAFETY: the key comes first, and has that length.
+        let own = unsafe { self.bytes(0, key.len()) };
+        let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+        match (own.last_chunk(), key.last_chunk()) {
+            // The last eight bytes overlap those before.
+            (Some(own_last), Some(last)) => {
+                let words = own.as_chunks().0.iter().zip(key.as_chunks().0);
+                words.fold(word(own_last) == word(last), |equal, (a, b)| equal & (word(a) == word(b)))
+            }
+            _ => own == key,
+        }
+    }
+
     /// What the memory tier notes in it.
     #[inline]
     pub(crate) fn hook(&self) -> &Hook {
@@ -739,6 +759,21 @@ mod tests {
         );
         assert_eq!((e.header(), e.allocated()), (copy.header(), copy.allocated()));
         assert_ne!(e.value().as_ptr(), copy.value().as_ptr());
+    }
+
+    #[test]
+    fn compares_keys_of_all_lengths() {
+        for len in 0..40 {
+            let key: Vec<u8> = (0..len).collect();
+            let e = Entry::new(&EntrySpec { key: &key, ..spec() }, 0);
+            assert!(e.has_key(&key.clone()));
+            assert!(!e.has_key(&[&key[..], b"x"].concat()));
+            for n in 0..len as usize {
+                let mut other = key.clone();
+                other[n] ^= 1;
+                assert!(!e.has_key(&other), "byte {n} of {len}");
+            }
+        }
     }
 
     #[test]

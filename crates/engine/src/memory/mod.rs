@@ -35,6 +35,7 @@ mod budget;
 mod hash;
 mod order;
 mod policy;
+mod prefetch;
 mod shard;
 mod slots;
 mod table;
@@ -177,12 +178,16 @@ impl MemoryTier {
         }
         let hash = hash_key(entry.key());
         let home = self.shard(hash);
+        home.table.prefetch(hash);
         let mut coming = Coming { entry: Some(claim(entry)), hash, weight, held: 0 };
         let mut gone = Gone::new();
         let mut turn = None;
         loop {
             let before = coming.held;
-            let settled = home.with(|inner| self.settle_or_evict(home, inner, &mut coming, &mut gone));
+            let settled = home.with(|inner| {
+                home.expect(inner, hash);
+                self.settle_or_evict(home, inner, &mut coming, &mut gone)
+            });
             if let Some(Settled { stored, replaced }) = settled {
                 drop(turn);
                 drop(replaced);

@@ -13,8 +13,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
+use smallvec::SmallVec;
+
+use super::prefetch::prefetch;
 use super::slots::{Id, NIL};
 
 /// Where the index finds what it is to know of a slot.
@@ -28,14 +30,20 @@ pub(super) trait Keys {
 /// Most slots a leaf.
 const MOST: usize = 128;
 
+/// Slots whose numbers share a cache line.
+const IDS_A_LINE: usize = 16;
+
 /// A leaf with fewer is joined with a neighbour, if both together have at most [`JOINED`].
 const LEAST: usize = MOST / 8;
 const JOINED: usize = MOST * 3 / 4;
 
+/// A separator: mostly so short that it stands where it is compared.
+type Low = SmallVec<[u8; 24]>;
+
 #[derive(Debug)]
 struct Leaf {
     /// What its keys are not below.
-    low: Arc<[u8]>,
+    low: Low,
     ids: Vec<Id>,
     /// So many of the first are in order.
     sorted: usize,
@@ -44,7 +52,7 @@ struct Leaf {
 /// The ordered index of one shard.
 #[derive(Debug)]
 pub(super) struct Order {
-    tops: BTreeMap<Arc<[u8]>, u32>,
+    tops: BTreeMap<Low, u32>,
     leaves: Vec<Leaf>,
     free: Vec<u32>,
     len: usize,
@@ -53,9 +61,9 @@ pub(super) struct Order {
 impl Order {
     /// No keys.
     pub fn new() -> Self {
-        let low: Arc<[u8]> = Arc::default();
+        let low = Low::new();
         Self {
-            tops: BTreeMap::from([(Arc::clone(&low), 0)]),
+            tops: BTreeMap::from([(low.clone(), 0)]),
             leaves: vec![Leaf { low, ids: Vec::new(), sorted: 0 }],
             free: Vec::new(),
             len: 0,
@@ -68,9 +76,26 @@ impl Order {
         self.len
     }
 
-    /// Takes in a slot whose key is not in the index.
-    pub fn insert(&mut self, keys: &impl Keys, id: Id) {
-        let mut at = self.find(keys.key(id));
+    /// Where a key will soon be taken in: for [`Order::insert`], with nothing changed in between.
+    pub fn seek(&self, key: &[u8]) -> u32 {
+        let at = self.find(key);
+        prefetch(self.leaves[at as usize].ids.as_ptr_range().end);
+        at
+    }
+
+    /// That a slot will soon be taken out.
+    pub fn prefetch(&self, keys: &impl Keys, id: Id) {
+        let leaf = keys.leaf(id).get();
+        self.leaves[leaf as usize].ids.chunks(IDS_A_LINE).for_each(|ids| prefetch(ids.as_ptr()));
+    }
+
+    /// That [`Order::prefetch`] will soon be called.
+    pub fn prefetch_leaf(&self, keys: &impl Keys, id: Id) {
+        prefetch(&self.leaves[keys.leaf(id).get() as usize]);
+    }
+
+    /// Takes in a slot whose key is not in the index, but belongs where [`Order::seek`] says.
+    pub fn insert(&mut self, keys: &impl Keys, id: Id, mut at: u32) {
         if self.leaves[at as usize].ids.len() == MOST {
             at = self.split(keys, at, keys.key(id));
         }
@@ -103,7 +128,7 @@ impl Order {
             return self.scan(keys, Bound::Included(&[]), take);
         };
         let first = self.find(start);
-        let low = Arc::clone(&self.leaves[first as usize].low);
+        let low = self.leaves[first as usize].low.clone();
         let mut begun = false;
         for at in self.tops.range(low..).map(|(_, at)| *at) {
             let leaf = &mut self.leaves[at as usize];
@@ -137,8 +162,8 @@ impl Order {
         let mut upper = Vec::with_capacity(MOST);
         upper.extend(leaf.ids.drain(half..));
         leaf.sorted = half;
-        let low: Arc<[u8]> = separator(keys.key(leaf.ids[half - 1]), keys.key(upper[0])).into();
-        let new = Leaf { low: Arc::clone(&low), sorted: upper.len(), ids: upper };
+        let low = Low::from_slice(separator(keys.key(leaf.ids[half - 1]), keys.key(upper[0])));
+        let new = Leaf { low: low.clone(), sorted: upper.len(), ids: upper };
         let to = match self.free.pop() {
             Some(to) => {
                 self.leaves[to as usize] = new;
@@ -169,10 +194,8 @@ impl Order {
             (_, Some(after)) if len(after) + len(at) <= JOINED => (at, after),
             _ => return,
         };
-        let gone = std::mem::replace(
-            &mut self.leaves[upper as usize],
-            Leaf { low: Arc::default(), ids: Vec::new(), sorted: 0 },
-        );
+        let gone =
+            std::mem::replace(&mut self.leaves[upper as usize], Leaf { low: Low::new(), ids: Vec::new(), sorted: 0 });
         self.free.push(upper);
         self.tops.remove(&gone.low);
         let leaf = &mut self.leaves[lower as usize];
@@ -285,7 +308,8 @@ mod tests {
                     if grow || i % 3 == 0 {
                         held.entry(key.clone()).or_insert_with(|| {
                             let id = nodes.add(&key);
-                            order.insert(&nodes, id);
+                            let at = order.seek(&key);
+                            order.insert(&nodes, id, at);
                             id
                         });
                     } else if let Some(id) = held.remove(&key) {
@@ -310,7 +334,10 @@ mod tests {
         let (mut order, mut nodes) = (Order::new(), Nodes::default());
         let ids: Vec<_> = (0..20_000).map(|n| nodes.add(format!("{n:06}").as_bytes())).collect();
         for round in 0..3 {
-            ids.iter().for_each(|id| order.insert(&nodes, *id));
+            for id in &ids {
+                let at = order.seek(nodes.key(*id));
+                order.insert(&nodes, *id, at);
+            }
             assert!(order.leaves().0 > 20_000 / MOST);
             ids.iter().step_by(2).for_each(|id| order.remove(&nodes, *id));
             ids.iter().skip(1).step_by(2).for_each(|id| order.remove(&nodes, *id));

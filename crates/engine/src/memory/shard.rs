@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::budget::Budget;
 use super::order::Order;
 use super::policy::{Policy, Tuner, View};
-use super::slots::{Id, Slots};
+use super::slots::{Id, NIL, Slots};
 use super::table::Table;
 use super::wheel::{Step, Wheel};
 use crate::clock::{FOREVER, Millis};
@@ -178,10 +178,11 @@ impl Shard {
         let id = inner.slots.put(entry)?;
         let Inner { slots, policy, wheel, order } = inner;
         self.count(policy, slots.entry(id), true);
+        let leaf = order.seek(slots.entry(id).key());
         // First what readers look at, then the table, through which they find it.
         policy.insert(slots, &self.view.0, id, hash);
         wheel.insert(slots, id);
-        order.insert(slots, id);
+        order.insert(slots, id, leaf);
         self.table.insert(hash, slots.entry(id));
         Ok(())
     }
@@ -213,7 +214,35 @@ impl Shard {
     pub fn evict(&self, inner: &mut Inner) -> Option<Entry> {
         let id = inner.policy.evict(&inner.slots)?;
         let hash = super::hash_key(inner.slots.entry(id).key());
-        self.drop_from_rest(inner, hash, id)
+        let entry = self.drop_from_rest(inner, hash, id);
+        self.look_ahead(inner);
+        entry
+    }
+
+    /// Has what the next evictions will read fetched meanwhile: they would else wait for one piece of memory after another. Each
+    /// step reads only what an earlier call has had fetched.
+    fn look_ahead(&self, inner: &Inner) {
+        let Inner { slots, policy, wheel, order } = inner;
+        let [first, second, third] = policy.next(slots);
+        if first != NIL {
+            let hash = super::hash_key(slots.entry(first).key());
+            self.table.prefetch(hash);
+            policy.prefetch(hash);
+            wheel.prefetch(slots, first);
+            order.prefetch(slots, first);
+        }
+        if second != NIL {
+            slots.prefetch_entry(second);
+            order.prefetch_leaf(slots, second);
+        }
+        if third != NIL {
+            slots.prefetch(third);
+        }
+    }
+
+    /// Has what taking in a key with that hash will read fetched meanwhile.
+    pub fn expect(&self, inner: &Inner, hash: u64) {
+        inner.policy.prefetch(hash);
     }
 
     /// Takes out entries that are due by `now`, up to `max`. True if it stopped before, because too many only fell to a lower wheel.

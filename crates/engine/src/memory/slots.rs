@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use super::order::Keys;
 use super::policy::Nodes;
+use super::prefetch::{LINE, prefetch};
 use super::wheel::Timers;
 use crate::entry::{Entry, Hook};
 use crate::sync::Ordering;
@@ -144,6 +145,22 @@ impl Slots {
         match &self.slot(id).entry {
             Some(entry) => entry,
             None => unreachable!("slot {id} is free"),
+        }
+    }
+
+    /// That a slot will soon be looked at.
+    pub fn prefetch(&self, id: Id) {
+        prefetch(self.slot(id));
+    }
+
+    /// That the entry in a slot will soon be looked at.
+    pub fn prefetch_entry(&self, id: Id) {
+        if let Some(entry) = &self.slot(id).entry {
+            // Most keys end on the line after the one where the entry begins.
+            let at = entry.as_pointer().as_ptr();
+            for line in [0, LINE] {
+                prefetch(at.wrapping_byte_add(line));
+            }
         }
     }
 

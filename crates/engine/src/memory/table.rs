@@ -13,6 +13,7 @@
 
 use std::ptr::{self, NonNull};
 
+use super::prefetch::{LINE, prefetch};
 use crate::entry::Entry;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, pause};
 
@@ -117,6 +118,8 @@ impl Bucket {
                 let place = equal.trailing_zeros() as usize / 8 - 1;
                 equal &= equal - 1;
                 if let Some(entry) = NonNull::new(bucket.place(place)) {
+                    // Most keys end on the line after the one where the entry begins.
+                    prefetch(entry.as_ptr().wrapping_byte_add(LINE));
                     // SAFETY: places with a tag are entries; those are kept by their slots, and the caller holds off their removal.
                     let entry = unsafe { Entry::borrow_pointer(entry) };
                     if is(&entry) {
@@ -209,6 +212,12 @@ impl Table {
         table
     }
 
+    /// That the key with that hash will soon be looked for.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(self.bucket(number(hash, self.len.load(Ordering::Acquire))));
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
@@ -217,7 +226,7 @@ impl Table {
     /// A reference to the entry of that key, after `seen` has looked at it. For anyone.
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8], seen: impl FnOnce(&Entry)) -> Option<Entry> {
-        self.get_by(hash, |entry| same(entry.key(), key), seen)
+        self.get_by(hash, |entry| entry.has_key(key), seen)
     }
 
     /// A reference to the entry with that hash for which `is` holds, after `seen` has looked at it. For anyone.
@@ -251,7 +260,7 @@ impl Table {
         let bucket = self.bucket(number(hash, self.len.load(Ordering::Relaxed)));
         // Without the bucket's lock: only the holder of the shard's lock changes anything.
         let (bucket, place) =
-            bucket.find(bucket.word.load(Ordering::Relaxed), tag(hash), |entry| entry.key() == key)?;
+            bucket.find(bucket.word.load(Ordering::Relaxed), tag(hash), |entry| entry.has_key(key))?;
         let entry = NonNull::new(bucket.place(place))?;
         // SAFETY: nobody else removes it.
         let entry = unsafe { Entry::borrow_pointer(entry) };
@@ -400,23 +409,6 @@ fn number(hash: u64, len: usize) -> usize {
     if wide < len { wide } else { wide & (mask >> 1) }
 }
 
-/// Whether two keys are the same. Inline, because most keys are short and a call would be most of the work.
-#[inline]
-fn same(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
-    match (a.last_chunk(), b.last_chunk()) {
-        // The last eight bytes overlap those before.
-        (Some(last_a), Some(last_b)) => {
-            let words = a.as_chunks().0.iter().zip(b.as_chunks().0);
-            words.fold(word(last_a) == word(last_b), |equal, (a, b)| equal & (word(a) == word(b)))
-        }
-        _ => a == b,
-    }
-}
-
 /// The tag of a hash: bits that neither the bucket nor the shard depends on, never 0.
 #[inline]
 fn tag(hash: u64) -> u8 {
@@ -456,20 +448,6 @@ mod tests {
             for n in 0..2_000_u64 {
                 let (before, after) = (number(n, len), number(n, len + 1));
                 assert!(before < len && (after == before || (before == old && after == len)), "{n} in {len}");
-            }
-        }
-    }
-
-    #[test]
-    fn compares_keys_of_all_lengths() {
-        for len in 0..40 {
-            let key: Vec<u8> = (0..len).collect();
-            assert!(same(&key, &key.clone()));
-            assert!(!same(&key, &[&key[..], b"x"].concat()));
-            for n in 0..len as usize {
-                let mut other = key.clone();
-                other[n] ^= 1;
-                assert!(!same(&key, &other), "byte {n} of {len}");
             }
         }
     }

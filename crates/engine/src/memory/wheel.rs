@@ -12,6 +12,7 @@
 
 use std::cell::Cell;
 
+use super::prefetch::prefetch;
 use super::slots::{Id, Links, NIL};
 use crate::clock::{FOREVER, Millis};
 
@@ -72,6 +73,13 @@ impl Wheel {
             self.place(timers, id, due);
             self.len += 1;
         }
+    }
+
+    /// That a slot will soon be taken out.
+    pub fn prefetch(&self, timers: &impl Timers, id: Id) {
+        let Links { prev, next } = timers.links(id).get();
+        // Numbers that are places, or none, are above those of all slots.
+        [prev, next].into_iter().filter(|id| *id < PLACE).for_each(|id| prefetch(timers.links(id)));
     }
 
     /// Takes a slot out, if it is in.

@@ -5,6 +5,8 @@
 //! that is too old counts for nothing, so there is no queue to keep and nothing to delete. The bucket is the hash bits scaled to the
 //! number of buckets, in order: growing is one pass over the old table.
 
+use crate::memory::prefetch::prefetch;
+
 /// Records a bucket.
 const WIDTH: usize = 8;
 
@@ -53,6 +55,13 @@ impl Ghosts {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.buckets = Vec::new();
+    }
+
+    /// That the key with that hash will soon be looked for, or noted.
+    pub fn prefetch(&self, hash: u64) {
+        if !self.buckets.is_empty() {
+            prefetch(&self.buckets[bucket(hash, self.buckets.len())]);
+        }
     }
 
     /// Bytes allocated.

@@ -295,6 +295,24 @@ impl Policy {
         queue.weight = queue.weight - old + new;
     }
 
+    /// The nodes that are next at the end of the queue from which room would be made now; [`NIL`] where there are no more.
+    pub fn next(&self, nodes: &impl Nodes) -> [Id; 3] {
+        let from_small = self.small.weight as f64 >= self.tuner.share() * self.capacity;
+        let mut at = if from_small && self.small.len > 0 { self.small.front } else { self.main.front };
+        [(); 3].map(|()| {
+            let this = at;
+            if this != NIL {
+                at = nodes.links(this).get().next;
+            }
+            this
+        })
+    }
+
+    /// That a key with that hash will soon come or go.
+    pub fn prefetch(&self, hash: u64) {
+        self.ghosts.prefetch(hash);
+    }
+
     /// Bytes allocated for ghosts.
     #[cfg(test)]
     pub fn ghost_bytes(&self) -> usize {
