@@ -36,7 +36,7 @@ function filled(text) {
   header[H.IN_MAX_AGE] = header[H.IN_STALE_AGE] = header[H.IN_STALE_IF_ERROR] = 3_600_000
   header[H.IN_ROUTE] = 0
   for (const key of keys) {
-    native.put(core.number, key, Kind.Json, text, '')
+    native.put(core.number, key, Kind.Json, text, '', '')
     assert.equal(header[H.STATUS], Status.Done)
   }
   return core

@@ -2,10 +2,11 @@
 /**
  * The face: what users hold. Each method checks what it was given and hands over; `index.d.ts` documents them.
  */
-import { closed, invalidOption } from './errors.js'
+import { closed, invalidKey, invalidOption, whyInvalidKey } from './errors.js'
 import { Core, DEFAULT_ORIGIN } from './core.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
 import { kept } from './flight.js'
+import { parseSoft, parseTargets } from './invalidation.js'
 import { KvNamespace } from './kv/namespace.js'
 import { getMany } from './many.js'
 import { H, Status, checkMail, header, native, nearMemory } from './native.js'
@@ -146,6 +147,44 @@ export class KvCache {
     return removed
   }
 
+  // --- Invalidating ----------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {unknown} target
+   * @param {any} [options]
+   */
+  async invalidate(target, options) {
+    const core = this.#open()
+    const soft = parseSoft(options)
+    for (const { kind, text, label } of parseTargets(target)) {
+      native.invalidate(core.number, kind, text, label, soft)
+      if (header[H.STATUS] !== Status.Done) throw core.refusal(text)
+    }
+    checkMail()
+  }
+
+  /**
+   * @param {string} parent
+   * @param {string} child
+   */
+  addDependency(parent, child) {
+    const core = this.#open()
+    checkKey(parent)
+    checkKey(child)
+    native.addDependency(core.number, parent, child)
+  }
+
+  /**
+   * @param {string} parent
+   * @param {string} [child]
+   */
+  removeDependency(parent, child) {
+    const core = this.#open()
+    checkKey(parent)
+    if (child !== undefined) checkKey(child)
+    native.removeDependency(core.number, parent, child)
+  }
+
   // --- Routes ------------------------------------------------------------------------------------------------------------
 
   /**
@@ -268,4 +307,12 @@ export class KvCache {
     if (core.closed) throw closed()
     return core
   }
+}
+
+/**
+ * @param {unknown} key
+ */
+function checkKey(key) {
+  const why = whyInvalidKey(key)
+  if (why !== undefined) throw invalidKey(key, why)
 }

@@ -12,7 +12,7 @@ import {
   valueTooLarge
 } from './errors.js'
 import { Emitter } from './events.js'
-import { Call, FetchContext, Flight, entry, entryOf, standIn } from './flight.js'
+import { Call, FetchContext, Flight, entry, entryOf, foundTies, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
 import * as mail from './native.js'
 import { FORCE, GIVE_UP, H, NEAR, PERMIT, RESUME, Status, WANT_METADATA, checkMail, header, native } from './native.js'
@@ -49,6 +49,7 @@ const OWN_FAULTS = new Set([
  * @property {BatchFetcher | undefined} many
  * @property {readonly Layer[]} layers
  * @property {number} hardTimeout
+ * @property {string} ties
  * @property {number} route
  * @property {{ flight: Flight, error: unknown }[]} failures of the attempt before
  * @property {<R>(run: () => R) => R} inContext runs in the async context of the get that asked for it
@@ -116,6 +117,7 @@ export class Core {
       onFailure: () => void native.countListenerError(this.number),
       onListening: (event, listening) => {
         if (event === 'evict') native.tellEvictions(this.number, listening)
+        if (event === 'invalidate') native.tellInvalidations(this.number, listening)
       }
     })
   }
@@ -251,8 +253,9 @@ export class Core {
     const state = header[H.STATUS] === Status.Fresh ? 'fresh' : 'stale'
     const age = header[H.AGE]
     const maxAge = header[H.MAX_AGE]
+    const ties = foundTies(this)
     const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(this.number)
-    return /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata })
+    return /** @type {import('./flight.js').Facts} */ ({ state, age, maxAge, metadata, ...ties })
   }
 
   /**
@@ -384,13 +387,18 @@ export class Core {
     const data = native.begin(this.number, key, flags)
     const status = header[H.STATUS]
     const token = header[H.TOKEN]
+    const joined = header[H.SEQ]
+    const anew = () => this.load(key, fetcher, source, options, whole, force)
     switch (status) {
       case Status.Lead: {
         const hasCopy = header[H.HAS_COPY] !== 0
+        const reason = reasonOf(force, hasCopy)
+        this.declare(token, resolved.ties)
         const call = new Call(this, { background: false, hardTimeout })
-        const reason = force ? 'forced' : hasCopy ? 'expired' : 'miss'
-        const flight = new Flight(this, key, token, { layers, resolved, route: route?.number ?? 0, reason, hasCopy, call })
-        const answer = this.wait(flight, own.signal, softTimeout, whole)
+        const flight = new Flight(this, key, token, {
+          layers, resolved, route: route?.number ?? 0, reason, hasCopy, call
+        })
+        const answer = this.wait(flight, own.signal, softTimeout, whole, joined, anew)
         run(flight, fetcher)
         checkMail()
         return answer
@@ -399,14 +407,14 @@ export class Core {
         const since = header[H.SINCE]
         checkMail()
         const flight = this.flights.get(token)
-        if (flight !== undefined) return this.wait(flight, own.signal, softTimeout, whole)
+        if (flight !== undefined) return this.wait(flight, own.signal, softTimeout, whole, joined, anew)
         const next = resumed?.again() ?? new Resumed(since)
         const again = () => {
           if (this.closed) throw closed()
           next.check(key)
           return this.load(key, fetcher, source, options, whole, force, next)
         }
-        return this.wait(this.remote(key, token), own.signal, softTimeout, whole, again)
+        return this.wait(this.remote(key, token), own.signal, softTimeout, whole, joined, anew, again)
       }
       case Status.Fresh:
       case Status.Stale: {
@@ -441,14 +449,20 @@ export class Core {
    * @param {AbortSignal | undefined} signal
    * @param {number} softTimeout milliseconds, may be infinite
    * @param {boolean} whole
+   * @param {number} joined the log's number when the caller came
+   * @param {() => Promise<any>} anew loads anew, should what it waited for turn out to have been invalidated before it came
    * @param {() => Promise<any>} [again] begins anew, should a flight of another thread come to no end
    * @returns {Promise<any>}
    */
-  wait(flight, signal, softTimeout, whole, again) {
+  wait(flight, signal, softTimeout, whole, joined, anew, again) {
     flight.join()
+    const read = whole ? wholeOf : valueOf
+    const answer = (/** @type {Outcome} */ outcome) => {
+      if (flight.cut !== 0 && joined >= flight.cut) return anew()
+      return outcome.again && again !== undefined ? again() : read(outcome)
+    }
     if (signal === undefined && softTimeout === Infinity) {
-      if (again === undefined) return flight.outcome.then(whole ? wholeOf : valueOf)
-      return flight.outcome.then(outcome => outcome.again ? again() : (whole ? wholeOf : valueOf)(outcome))
+      return flight.outcome.then(answer)
     }
     return new Promise((resolve, reject) => {
       let waiting = true
@@ -468,7 +482,7 @@ export class Core {
         if (!waiting) return
         stop()
         try {
-          resolve(outcome.again && again !== undefined ? again() : (whole ? wholeOf : valueOf)(outcome))
+          resolve(answer(outcome))
         } catch (error) {
           reject(error)
         }
@@ -476,11 +490,11 @@ export class Core {
       if (signal !== undefined) onAbort(signal, abort)
       if (softTimeout !== Infinity) {
         timer = setTimeout(() => {
-          const answer = standIn(this, flight.key)
-          if (answer === undefined) return
+          const old = standIn(this, flight.key)
+          if (old === undefined) return
           stop()
           flight.leaveRunning()
-          resolve(whole ? entryOf(answer) : answer.take())
+          resolve(whole ? entryOf(old) : old.take())
         }, Math.min(softTimeout, LONGEST_TIMER))
       }
     })
@@ -512,12 +526,14 @@ export class Core {
    * @param {number} origin
    */
   enqueue(keys, one, many, layers, route, origin) {
-    const { hardTimeout } = resolve(...layers)
+    const { hardTimeout, ties } = resolve(...layers)
     this.#inputs(route, origin, hardTimeout)
     const batch = native.refresh(this.number, keys)
     if (batch === 0) return
     const inContext = /** @type {any} */ (AsyncLocalStorage.snapshot())
-    this.refreshes.set(batch, { one, many, layers, hardTimeout, route: route?.number ?? 0, failures: [], inContext })
+    this.refreshes.set(batch, {
+      one, many, layers, hardTimeout, ties, route: route?.number ?? 0, failures: [], inContext
+    })
     checkMail()
   }
 
@@ -535,13 +551,14 @@ export class Core {
       checkMail()
       return
     }
-    const { one, many, layers, hardTimeout, route, inContext } = refresh
+    const { one, many, layers, hardTimeout, ties, route, inContext } = refresh
     const call = new Call(this, { background: true, hardTimeout })
     call.batch = batch
-    for (const [key, token, hasCopy] of started) {
+    for (const [key, token, hasCopy, invalidated] of started) {
       // A batch may hold keys of several define() patterns; a single refresh has its own.
       const own = many === undefined ? { layers, route } : this.routed(key, layers)
-      new Flight(this, key, token, { ...own, reason: 'stale', hasCopy, call })
+      new Flight(this, key, token, { ...own, reason: invalidated ? 'invalidated' : 'stale', hasCopy, call })
+      this.declare(token, ties)
     }
     inContext(() => {
       if (one !== undefined) run(call.flights[0], one)
@@ -633,6 +650,15 @@ export class Core {
   routed(key, layers) {
     const route = this.#routeOf(key)
     return { layers: this.layers(route, layers[layers.length - 1] ?? EMPTY), route: route?.number ?? 0 }
+  }
+
+  /**
+   * Lets the engine know what a load will be tied to at least, so that nobody joins it once that was invalidated.
+   * @param {number} token
+   * @param {string} ties
+   */
+  declare(token, ties) {
+    if (ties.length > 1) native.declare(this.number, token, ties)
   }
 
   /**
@@ -728,7 +754,8 @@ export class Core {
     const own = options.map(one => layer(one, 'put'))
     const resolved = route === undefined ? resolve(this.layer, ...own) : resolve(this.layer, route.layer, ...own)
     const encoded = encode(value, this.serializer, key)
-    return { key, ...encoded, ages: agesOf(resolved), metadata: resolved.metadata, route: route?.number ?? 0 }
+    const { metadata, ties } = resolved
+    return { key, ...encoded, ages: agesOf(resolved), metadata, ties, route: route?.number ?? 0 }
   }
 
   /**
@@ -736,12 +763,12 @@ export class Core {
    * @param {ReturnType<Core['prepare']>} prepared
    * @param {typeof native.put} write
    */
-  write({ key, kind, data, ages, metadata, route }, write) {
+  write({ key, kind, data, ages, metadata, ties, route }, write) {
     header[H.IN_MAX_AGE] = ages.maxAge
     header[H.IN_STALE_AGE] = ages.staleAge
     header[H.IN_STALE_IF_ERROR] = ages.staleIfError
     header[H.IN_ROUTE] = route
-    write(this.number, key, kind, data, metadata)
+    write(this.number, key, kind, data, metadata, ties)
     if (header[H.STATUS] !== Status.Done) throw this.refusal(key)
     checkMail()
   }
@@ -776,6 +803,10 @@ export class Core {
       }
       case 'evict':
         return this.events.emit('evict', { key: name, bytes: id, reason: detail })
+      case 'invalidate': {
+        const target = JSON.parse(/** @type {string} */ (name))
+        return this.events.emit('invalidate', { target, soft: detail === 'soft', swept: id, from: 'local' })
+      }
       case 'breaker':
         return this.events.emit('breaker', { origin: name, state: detail })
     }
@@ -875,6 +906,17 @@ function run(flight, fetcher) {
     value => flight.settle(value),
     error => flight.fail(error)
   )
+}
+
+/**
+ * Why a foreground load runs, as the begin just made says.
+ * @param {boolean} force
+ * @param {boolean} hasCopy
+ */
+export function reasonOf(force, hasCopy) {
+  if (force) return 'forced'
+  if (header[H.INVALIDATED] !== 0) return 'invalidated'
+  return hasCopy ? 'expired' : 'miss'
 }
 
 /**

@@ -11,7 +11,7 @@
 import { invalidOption, listener as listenerFailed } from './errors.js'
 
 /** The events there are. */
-export const EVENTS = Object.freeze(/** @type {const} */ (['evict', 'refresh', 'breaker', 'error']))
+export const EVENTS = Object.freeze(/** @type {const} */ (['evict', 'invalidate', 'refresh', 'breaker', 'error']))
 
 /** @typedef {(typeof EVENTS)[number]} EventName */
 /** @typedef {{ fn: Function, removed: boolean }} Listener */

@@ -9,6 +9,7 @@
 import { types } from 'node:util'
 import { closed, invalidValue, timeout, valueTooLarge } from './errors.js'
 import { describe } from './failures.js'
+import { decodeTies } from './invalidation.js'
 import { hold, release } from './keepalive.js'
 import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { agesOf, layer, resolve } from './options.js'
@@ -18,6 +19,9 @@ import { Kind, decode, decodeEncoded, encode, share } from './values.js'
 /** @typedef {import('./options.js').Layer} Layer */
 /** @typedef {import('./options.js').Resolved} Resolved */
 /** @typedef {import('./nesting.js').Nest} Nest */
+
+/** @type {readonly string[]} */
+const NONE = Object.freeze([])
 
 /** What a fetcher returns to say that the copy in hand is still good. */
 const NOT_MODIFIED = Object.freeze({ kvcache: 'not modified' })
@@ -32,6 +36,8 @@ const Verdict = Object.freeze({ Alive: 0, Failure: 1, Aborted: 2 })
  * @property {number} age milliseconds
  * @property {number} maxAge milliseconds
  * @property {string} metadata JSON text, or '' for none
+ * @property {readonly string[]} tags
+ * @property {readonly string[]} dependsOn
  */
 
 /** A value to be handed to one caller or to many. */
@@ -68,7 +74,9 @@ export class Answer {
 
 /** The answer where the fetcher gave undefined. */
 export class Nothing {
-  facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge: 0, metadata: '' })
+  facts = /** @type {Facts} */ ({
+    state: 'loaded', age: 0, maxAge: 0, metadata: '', tags: NONE, dependsOn: NONE
+  })
 
   take() {
     return undefined
@@ -87,15 +95,15 @@ export function entryOf(answer) {
  * @param {unknown} value
  * @param {Facts} facts
  */
-export function entry(value, { state, age, maxAge, metadata }) {
+export function entry(value, { state, age, maxAge, metadata, tags, dependsOn }) {
   return {
     value,
     metadata: metadata === '' ? undefined : JSON.parse(metadata),
     state,
     age: age / 1000,
     maxAge: maxAge / 1000,
-    tags: /** @type {string[]} */ ([]),
-    dependsOn: /** @type {string[]} */ ([])
+    tags: [...tags],
+    dependsOn: [...dependsOn]
   }
 }
 
@@ -111,13 +119,24 @@ export function standIn(core, key) {
   const kind = header[H.KIND]
   const age = header[H.AGE]
   const maxAge = header[H.MAX_AGE]
+  const ties = foundTies(core)
   const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
   try {
-    return new Answer(core, key, kind, data, { state: 'stale-if-error', age, maxAge, metadata })
+    return new Answer(core, key, kind, data, { state: 'stale-if-error', age, maxAge, metadata, ...ties })
   } catch (error) {
     core.report(error)
     return undefined
   }
+}
+
+const NO_TIES = Object.freeze({ tags: NONE, dependsOn: NONE })
+
+/**
+ * The tags and parents of the value that the call just made has found; to be asked before its metadata.
+ * @param {Core} core
+ */
+export function foundTies(core) {
+  return header[H.HAS_LINKS] === 0 ? NO_TIES : decodeTies(native.takeLinks(core.number))
 }
 
 /** One key being loaded. */
@@ -130,7 +149,7 @@ export class Flight {
    * @param {readonly Layer[]} plan.layers the options it is loaded under, later over earlier
    * @param {Resolved} [plan.resolved] the same, merged, where that is known
    * @param {number} plan.route
-   * @param {'miss' | 'stale' | 'expired' | 'forced'} plan.reason
+   * @param {'miss' | 'stale' | 'expired' | 'invalidated' | 'forced'} plan.reason
    * @param {boolean} plan.hasCopy
    * @param {Call} plan.call the run of the fetcher that it is part of
    */
@@ -152,6 +171,8 @@ export class Flight {
     /** Why the last caller here left, while other threads wait. @type {unknown} */
     this.leftFor = undefined
     this.done = false
+    /** The number of the invalidation that has cut it, as its end has shown; 0 for none. */
+    this.cut = 0
     this.unstored = false
     /** Whose copy in hand is to outlive the flight. @type {FetchContext | undefined} */
     this.context = undefined
@@ -237,10 +258,10 @@ export class Flight {
     const resolved = this.#resolved()
     const ages = agesOf(resolved)
     const unstored = this.unstored
-    const { metadata } = resolved
+    const { metadata, ties, tags = NONE, dependsOn = NONE } = resolved
     const data = this.callers > 1 ? kept(encoded) : encoded.data
     const maxAge = unstored ? 0 : ages.maxAge
-    const facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata })
+    const facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata, tags, dependsOn })
     // A refresh that nobody waits for needs no copy, but for seeing that a serializer of the user's can read what it wrote.
     const answer = this.callers === 0 && encoded.kind !== Kind.Custom
       ? new Nothing()
@@ -248,12 +269,12 @@ export class Flight {
     this.#report(() => {
       if (unstored && this.#isWatched()) {
         this.#inputs(ages)
-        native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata)
+        native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata, ties)
       } else if (unstored) {
         native.settleUnstored(core.number, token)
       } else {
         this.#inputs(ages)
-        native.settle(core.number, token, encoded.kind, encoded.data, metadata)
+        native.settle(core.number, token, encoded.kind, encoded.data, metadata, ties)
         this.#reportTooLarge()
       }
     })
@@ -270,25 +291,29 @@ export class Flight {
       throw invalidValue(key, 'was called not modified, but the copy in hand has ended its life meanwhile')
     }
     const kind = header[H.KIND]
+    const before = foundTies(core)
     const had = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
     const resolved = this.#resolved()
     const ages = agesOf(resolved)
-    const given = resolved.metadata
+    const { metadata: given, ties } = resolved
+    const { tags, dependsOn } = ties === '' ? before : { tags: resolved.tags ?? NONE, dependsOn: resolved.dependsOn ?? NONE }
     const facts = /** @type {Facts} */ ({
       state: 'loaded',
       age: 0,
       maxAge: this.unstored ? 0 : ages.maxAge,
-      metadata: given === '' ? had : given
+      metadata: given === '' ? had : given,
+      tags,
+      dependsOn
     })
     const answer = new Answer(core, key, kind, data, facts)
     this.#report(() => {
       if (this.unstored && this.#isWatched()) {
-        native.settlePassingCopy(core.number, token, given)
+        native.settlePassingCopy(core.number, token, given, ties)
       } else if (this.unstored) {
         native.settleUnstored(core.number, token)
       } else {
         this.#inputs(ages)
-        native.settleUnmodified(core.number, token, given)
+        native.settleUnmodified(core.number, token, given, ties)
         this.#reportTooLarge()
       }
     })
@@ -361,8 +386,10 @@ export class Flight {
   #report(tell) {
     this.context?.keepCopy()
     header[H.BATCH_END] = BatchEnd.None
+    header[H.CUT] = 0
     tell()
     this.call.batchEnd = header[H.BATCH_END]
+    this.cut = header[H.CUT]
     checkMail()
   }
 

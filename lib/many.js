@@ -10,6 +10,7 @@ import { closed, invalidKey, invalidOption, invalidValue, whyInvalidKey } from '
 import { ALIVE, Call, Flight, standIn } from './flight.js'
 import { FORCE, H, PERMIT, RESUME, Status, checkMail, header } from './native.js'
 import { Nest, parent } from './nesting.js'
+import { reasonOf } from './core.js'
 import { layer, resolve } from './options.js'
 import { Resumed } from './remote.js'
 
@@ -219,7 +220,7 @@ function take(gathering, key, read) {
  * @param {Map<string, Resumed>} [resumed] those that begin anew
  */
 function loadMissing(core, gathering, missing, fetcher, own, layers, origin, resumed) {
-  const { softTimeout, hardTimeout } = resolve(...layers)
+  const { softTimeout, hardTimeout, ties } = resolve(...layers)
   const nestedIn = parent()
   const force = (own.forceFresh ? FORCE : 0) | (resumed === undefined ? 0 : RESUME)
   /** @type {Again | undefined} */
@@ -233,18 +234,21 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
     if (before !== undefined) header[H.SINCE] = before.since
     const data = core.begin(key, { route: routed.route, origin, hardTimeout, parent: nestedIn, flags })
     const token = header[H.TOKEN]
+    const joined = header[H.SEQ]
+    const anew = () => loadAnew(core, key, fetcher, own)
     switch (header[H.STATUS]) {
       case Status.Lead: {
         const hasCopy = header[H.HAS_COPY] !== 0
-        const reason = own.forceFresh ? 'forced' : hasCopy ? 'expired' : 'miss'
+        const reason = reasonOf(own.forceFresh, hasCopy)
+        core.declare(token, ties)
         const flight = new Flight(core, key, token, { ...routed, reason, hasCopy, call })
-        gathering.await(key, core.wait(flight, own.signal, softTimeout, false))
+        gathering.await(key, core.wait(flight, own.signal, softTimeout, false, joined, anew))
         break
       }
       case Status.Join: {
         const flight = core.flights.get(token)
         if (flight !== undefined) {
-          gathering.await(key, core.wait(flight, own.signal, softTimeout, false))
+          gathering.await(key, core.wait(flight, own.signal, softTimeout, false, joined, anew))
           break
         }
         const next = before?.again() ?? new Resumed(header[H.SINCE])
@@ -253,7 +257,8 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         })
         const { ask } = again
         const remote = core.remote(key, token)
-        gathering.await(key, core.wait(remote, own.signal, softTimeout, false, () => ask(core, key, next)))
+        const onceMore = () => ask(core, key, next)
+        gathering.await(key, core.wait(remote, own.signal, softTimeout, false, joined, anew, onceMore))
         break
       }
       case Status.Fresh:
@@ -272,6 +277,21 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
     }
   }
   if (call.flights.length > 0) loadBatch(call, fetcher)
+}
+
+/**
+ * Loads one key of a call once more: what it had joined turned out to have been invalidated before.
+ * @param {Core} core
+ * @param {string} key
+ * @param {BatchFetcher} fetcher
+ * @param {Readonly<Layer>} own
+ * @returns {Promise<unknown>}
+ */
+async function loadAnew(core, key, fetcher, own) {
+  const gathering = gatherBatch(core, [key], fetcher, own)
+  await Promise.all(gathering.waits)
+  if (gathering.errors.has(key)) throw gathering.errors.get(key)
+  return gathering.values.get(key)
 }
 
 /**

@@ -9,7 +9,7 @@
 import * as binding from '../binding.js'
 
 /** The numbers beside a call; `src/header.rs` has the same list. */
-export const header = new Float64Array(48)
+export const header = new Float64Array(52)
 
 export const H = Object.freeze({
   STATUS: 0,
@@ -48,7 +48,11 @@ export const H = Object.freeze({
   HASH_LOW: 33,
   HASH_HIGH: 34,
   ROUTE: 35,
-  SHARED: 36
+  SHARED: 36,
+  SEQ: 48,
+  CUT: 49,
+  INVALIDATED: 50,
+  HAS_LINKS: 51
 })
 
 /** What became of a call: header[STATUS]. */
@@ -88,7 +92,8 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
 /**
  * @typedef {object} Event what an engine says on its own account
  * @property {number} cache
- * @property {string} kind 'start' | 'dropped' | 'timeout' | 'landed' | 'abandoned' | 'idle' | 'inflated' | 'evict' | 'breaker'
+ * @property {string} kind 'start' | 'dropped' | 'timeout' | 'landed' | 'abandoned' | 'idle' | 'inflated' | 'evict' |
+ *   'invalidate' | 'breaker'
  * @property {number} id
  * @property {string} [name]
  * @property {string} [detail]

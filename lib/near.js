@@ -99,6 +99,16 @@ function sharedSlots() {
   return slots
 }
 
+/**
+ * Whether these are the shared slots that the engine has just named: an ancestor may have come or gone.
+ * @param {number[]} slots
+ */
+function hasSharedSlots(slots) {
+  if (slots.length !== header[H.SHARED_LEN]) return false
+  for (let i = 0; i < slots.length; i++) if (slots[i] !== header[H.SHARED + i]) return false
+  return true
+}
+
 function label() {
   return header[H.ROUTE] * 2 + (header[H.STATUS] === 2 ? 1 : 0)
 }
@@ -258,7 +268,7 @@ export class Near {
       if (copy.hits > 0) this.report()
       copy.label = now
       copy.shared = shared
-    } else if (copy.shared.length !== header[H.SHARED_LEN]) {
+    } else if (!hasSharedSlots(copy.shared)) {
       copy.shared = sharedSlots()
     }
     return copy.promise === undefined ? this.#ownValue(copy) : copy.value

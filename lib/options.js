@@ -10,6 +10,7 @@
  * merges them, later over earlier, and puts the defaults below all.
  */
 import { invalidOption, unknownOption } from './errors.js'
+import { encodeTies, parseParents, parseTags } from './invalidation.js'
 
 /** Most bytes of an entry's metadata, as JSON text in UTF-8. */
 export const MAX_METADATA_BYTES = 1024
@@ -199,6 +200,10 @@ export class Layer {
     this.hardTimeout = undefined
     /** JSON text. @type {string | undefined} */
     this.metadata = undefined
+    /** @type {readonly string[] | undefined} */
+    this.tags = undefined
+    /** @type {readonly string[] | undefined} */
+    this.dependsOn = undefined
     /** @type {AbortSignal | undefined} */
     this.signal = undefined
     /** @type {boolean} */
@@ -244,6 +249,8 @@ const GROUP = Object.assign(Object.create(null), {
   staleIfError: ENTRY,
   jitter: ENTRY,
   metadata: META,
+  tags: META,
+  dependsOn: META,
   softTimeout: LOAD,
   hardTimeout: LOAD,
   origin: ORIGIN,
@@ -255,7 +262,7 @@ const GROUP = Object.assign(Object.create(null), {
 /** Options of the whole cache, beside the layer it is. */
 const CACHE_OPTIONS = ['name', 'memory', 'near', 'serializer', 'compression', 'refresh', 'breaker']
 /** Options that the interface has a place for but this version has not. */
-const LATER = new Set(['tiers', 'tags', 'dependsOn'])
+const LATER = new Set(['tiers'])
 
 /**
  * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
@@ -312,6 +319,12 @@ function read(out, name, value) {
       break
     case 'metadata':
       out.metadata = parseMetadata(value)
+      break
+    case 'tags':
+      out.tags = parseTags(value)
+      break
+    case 'dependsOn':
+      out.dependsOn = parseParents(value)
       break
     case 'origin':
       out.origin = parseName(name, value)
@@ -388,16 +401,20 @@ function unknown(name, where) {
  * @property {number} softTimeout Infinity for none
  * @property {number} hardTimeout Infinity for none
  * @property {string} metadata JSON text, or '' for none
+ * @property {readonly string[] | undefined} tags
+ * @property {readonly string[] | undefined} dependsOn
+ * @property {string} ties both as the addon takes them
  */
 
 /**
  * Merges layers, later over earlier, over the defaults: maxAge 300 s; staleAge the larger of 3600 s and maxAge, and
- * never below maxAge; staleIfError as staleAge; jitter 0; no softTimeout; hardTimeout 30 s; no metadata.
+ * never below maxAge; staleIfError as staleAge; jitter 0; no softTimeout; hardTimeout 30 s; no metadata, no tags,
+ * no dependencies.
  * @param {...Readonly<Layer>} layers
  * @returns {Resolved}
  */
 export function resolve(...layers) {
-  let maxAge, staleAge, staleIfError, jitter, softTimeout, hardTimeout, metadata
+  let maxAge, staleAge, staleIfError, jitter, softTimeout, hardTimeout, metadata, tags, dependsOn
   for (let i = 0; i < layers.length; i++) {
     const one = layers[i]
     if (one === EMPTY) continue
@@ -408,6 +425,8 @@ export function resolve(...layers) {
     if (one.softTimeout !== undefined) softTimeout = one.softTimeout
     if (one.hardTimeout !== undefined) hardTimeout = one.hardTimeout
     if (one.metadata !== undefined) metadata = one.metadata
+    if (one.tags !== undefined) tags = one.tags
+    if (one.dependsOn !== undefined) dependsOn = one.dependsOn
   }
   maxAge ??= MAX_AGE
   staleAge = Math.max(staleAge ?? STALE_AGE, maxAge)
@@ -418,7 +437,10 @@ export function resolve(...layers) {
     jitter: jitter ?? 0,
     softTimeout: softTimeout ?? Infinity,
     hardTimeout: hardTimeout ?? HARD_TIMEOUT,
-    metadata: metadata ?? ''
+    metadata: metadata ?? '',
+    tags,
+    dependsOn,
+    ties: encodeTies(tags, dependsOn)
   }
 }
 

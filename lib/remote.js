@@ -9,7 +9,7 @@
  */
 import { closed, threadEnded, timeout } from './errors.js'
 import { restore } from './failures.js'
-import { Answer, Nothing, standIn } from './flight.js'
+import { Answer, Nothing, foundTies, standIn } from './flight.js'
 import { hold, release } from './keepalive.js'
 import { H, Status, checkMail, header, native } from './native.js'
 
@@ -31,6 +31,8 @@ export class RemoteFlight {
     /** A caller went with a stale value and left it running. */
     this.leftRunning = false
     this.done = false
+    /** The number of the invalidation that has cut it, as its end has shown; 0 for none. */
+    this.cut = 0
     /** @type {(outcome: Outcome) => void} */
     this.resolve = () => {}
     /** @type {Promise<Outcome>} */
@@ -67,8 +69,10 @@ export class RemoteFlight {
         const kind = header[H.KIND]
         const deferred = header[H.DEFERRED]
         const maxAge = header[H.MAX_AGE]
+        this.cut = header[H.CUT]
+        const ties = foundTies(core)
         const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
-        const facts = /** @type {import('./flight.js').Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata })
+        const facts = /** @type {import('./flight.js').Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata, ...ties })
         const answer = (/** @type {any} */ data) => this.#end({ answer: new Answer(core, key, kind, data, facts) })
         const failed = (/** @type {unknown} */ error) => this.#end({ error })
         if (deferred !== 0) return void core.inflated(deferred, key).then(answer).catch(failed)

@@ -141,6 +141,13 @@ pub fn tell_evictions(cache: u32, wanted: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether invalidations are to be told once they were swept up after.
+#[napi(catch_unwind)]
+pub fn tell_invalidations(cache: u32, wanted: bool) -> Result<()> {
+    with_cache(cache, |opened, _| opened.engine().tell_invalidations(opened.thread, wanted))?;
+    Ok(())
+}
+
 /// Counts a failure that no flight reports.
 #[napi(catch_unwind)]
 pub fn count_error(cache: u32, route: u32) -> Result<()> {
@@ -191,6 +198,7 @@ pub struct Stats {
     pub errors: f64,
     pub evictions: f64,
     pub invalidations: f64,
+    pub swept: f64,
     pub coalesced: f64,
     pub refreshes_dropped: f64,
     pub hit_ratio: f64,
@@ -217,7 +225,8 @@ pub fn stats(cache: u32) -> Result<Option<Stats>> {
             background_updates: totals.background_updates as f64,
             errors: totals.errors as f64,
             evictions: totals.evictions() as f64,
-            invalidations: totals.invalidations as f64,
+            invalidations: totals.invalidations() as f64,
+            swept: totals.swept as f64,
             coalesced: totals.coalesced as f64,
             refreshes_dropped: totals.refreshes_dropped as f64,
             hit_ratio: totals.hit_ratio(),
@@ -269,13 +278,13 @@ pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
 #[napi(object)]
 pub struct EventOut {
     pub cache: u32,
-    /// 'start', 'dropped', 'timeout', 'landed', 'abandoned', 'idle', 'inflated', 'evict' or 'breaker'.
+    /// 'start', 'dropped', 'timeout', 'landed', 'abandoned', 'idle', 'inflated', 'evict', 'invalidate' or 'breaker'.
     pub kind: String,
-    /// The batch or the flight; of an eviction the bytes.
+    /// The batch or the flight; of an eviction the bytes, of an invalidation the entries swept.
     pub id: f64,
-    /// The key or the origin.
+    /// The key or the origin; of an invalidation the label that it was given.
     pub name: Option<String>,
-    /// The reason or the state.
+    /// The reason or the state; 'soft' for a soft invalidation.
     pub detail: Option<String>,
 }
 
@@ -295,6 +304,9 @@ impl EventOut {
                     EvictReason::Expired => "expired",
                 };
                 ("evict", bytes, Some(key.to_string()), Some(reason.to_owned()))
+            }
+            Event::Invalidated { text, soft, swept, .. } => {
+                ("invalidate", swept, Some(text.to_string()), soft.then(|| "soft".to_owned()))
             }
             Event::Breaker { origin, state } => {
                 ("breaker", 0, Some(origin.to_string()), Some(state.as_str().to_owned()))

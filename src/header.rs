@@ -74,8 +74,18 @@ pub const ROUTE: usize = 35;
 /// Out: the shared slots, from here on.
 pub const SHARED: usize = 36;
 
+/// Out: the newest number of the log when the caller began or joined a load.
+pub const SEQ: usize = SHARED + MOST_SHARED;
+/// Out: the number of the invalidation that turned out at the end of a load to have cut it, 0 for none. Who joined at this
+/// [`SEQ`] or later is to load again.
+pub const CUT: usize = SEQ + 1;
+/// Out: 1 when a load runs because what the key held was invalidated.
+pub const INVALIDATED: usize = CUT + 1;
+/// Out: 1 when the value has tags or parents, which `takeLinks()` gives.
+pub const HAS_LINKS: usize = INVALIDATED + 1;
+
 /// Length of the array.
-pub const LENGTH: usize = SHARED + MOST_SHARED;
+pub const LENGTH: usize = HAS_LINKS + 1;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

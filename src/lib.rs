@@ -9,6 +9,7 @@
 
 mod admin;
 mod header;
+mod invalidating;
 mod loading;
 mod mailbox;
 mod near;

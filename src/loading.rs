@@ -14,7 +14,7 @@ use crate::raw::{Raw, append_bytes, append_text, bytes, undefined, with_key};
 use crate::reading::hand_over;
 use crate::registry::Opened;
 use crate::thread::{Header, Local, with_cache, with_local};
-use crate::writing::{read_data, value_in};
+use crate::writing::{read_data, read_links, value_in};
 
 /// Flag: load even where a value is fresh.
 const FORCE: u32 = 1;
@@ -41,6 +41,8 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             permit: flags & PERMIT != 0,
             since: if flags & RESUME != 0 { header.get(header::SINCE) as u64 } else { 0 },
         };
+        // Read first: what is invalidated from here on comes after.
+        header.set(header::SEQ, opened.engine().current() as f64);
         let Some(begun) = with_key(env, key, |key| opened.engine().begin(key, &begin)) else {
             header.status(Status::InvalidKey);
             return undefined(env);
@@ -49,8 +51,9 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             Begun::Hit(found) => {
                 return hand_over(local, env, cache, found, true, true);
             }
-            Begun::Lead { token, stale } => {
+            Begun::Lead { token, stale, invalidated } => {
                 header.status(Status::Lead);
+                header.set(header::INVALIDATED, f64::from(u8::from(invalidated)));
                 header.set(header::TOKEN, token as f64);
                 header.set(header::HAS_COPY, f64::from(u8::from(stale.is_some())));
             }
@@ -78,6 +81,7 @@ fn report(header: &Header, opened: &Opened, settled: Settled) {
         Stored::Awaited => header.status(Status::Awaited),
         Stored::TooLarge { bytes } => header.too_large(bytes, Limit::Budget(opened.engine().budget())),
     }
+    header.set(header::CUT, settled.cut as f64);
     header.set(
         header::BATCH_END,
         match settled.batch {
@@ -97,26 +101,30 @@ fn settle_with(local: &Local, cache: u32, token: f64, loaded: &Loaded<'_>) {
 /// Reports the value that a flight brought, with the ages and the route of the header. Status `Done`, `Unstored`, `Gone` or
 /// `TooLarge`.
 #[napi(catch_unwind)]
-pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| match Kind::from_u8(kind) {
-        Some(kind) if read_data(local, env.raw(), kind, data, metadata) => {
+        Some(kind)
+            if read_data(local, env.raw(), kind, data, metadata) && read_links(local, env.raw(), links).is_some() =>
+        {
             settle_with(local, cache, token, &Loaded::Value(value_in(local, kind)));
         }
         _ => local.header.status(Status::InvalidData),
     })
 }
 
-/// Reports that the copy in hand is still good; its metadata stays where `metadata` is ''.
+/// Reports that the copy in hand is still good; its metadata stays where `metadata` is '', its tags and parents where `links` is.
 #[napi(catch_unwind)]
-pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw) -> Result<()> {
+pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| {
         local.scratch_metadata.clear();
         if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
             local.header.status(Status::InvalidData);
             return;
         }
+        let Some(given) = read_links(local, env.raw(), links) else { return };
         let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
-        settle_with(local, cache, token, &Loaded::NotModified { ages: local.header.ages(), metadata });
+        let links = given.then_some(&local.scratch_links[..]);
+        settle_with(local, cache, token, &Loaded::NotModified { ages: local.header.ages(), metadata, links });
     })
 }
 
@@ -128,9 +136,11 @@ pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
 
 /// As `settle`, of a value for those who wait, which is not to be stored.
 #[napi(catch_unwind)]
-pub fn settle_passing(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+pub fn settle_passing(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| match Kind::from_u8(kind) {
-        Some(kind) if read_data(local, env.raw(), kind, data, metadata) => {
+        Some(kind)
+            if read_data(local, env.raw(), kind, data, metadata) && read_links(local, env.raw(), links).is_some() =>
+        {
             settle_with(local, cache, token, &Loaded::Passing(value_in(local, kind)));
         }
         _ => local.header.status(Status::InvalidData),
@@ -139,15 +149,17 @@ pub fn settle_passing(env: Env, cache: u32, token: f64, kind: u8, data: Raw, met
 
 /// As `settleUnmodified`, of what is not to be stored.
 #[napi(catch_unwind)]
-pub fn settle_passing_copy(env: Env, cache: u32, token: f64, metadata: Raw) -> Result<()> {
+pub fn settle_passing_copy(env: Env, cache: u32, token: f64, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| {
         local.scratch_metadata.clear();
         if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
             local.header.status(Status::InvalidData);
             return;
         }
+        let Some(given) = read_links(local, env.raw(), links) else { return };
         let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
-        settle_with(local, cache, token, &Loaded::PassingCopy { metadata });
+        let links = given.then_some(&local.scratch_links[..]);
+        settle_with(local, cache, token, &Loaded::PassingCopy { metadata, links });
     })
 }
 
@@ -200,8 +212,16 @@ pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
         let landed = opened.engine().take_landed(opened.thread, token as u64);
         let header = &local.header;
         match landed {
-            Some(Landed::Value(entry, stored)) => {
-                let found = Found { entry, freshness: Freshness::Fresh, age: 0, refresh_due: false, near_until: 0 };
+            Some(Landed::Value(entry, stored, cut)) => {
+                header.set(header::CUT, cut as f64);
+                let found = Found {
+                    entry,
+                    freshness: Freshness::Fresh,
+                    age: 0,
+                    refresh_due: false,
+                    near_until: 0,
+                    outdated: false,
+                };
                 let value = hand_over(local, env, cache, found, true, true);
                 if !stored {
                     local.header.set(header::MAX_AGE, 0.0);
@@ -257,17 +277,18 @@ pub struct StartedKey {
     key: String,
     token: f64,
     has_copy: bool,
+    invalidated: bool,
 }
 
 impl ToNapiValue for StartedKey {
     unsafe fn to_napi_value(env: sys::napi_env, started: Self) -> Result<sys::napi_value> {
         // SAFETY: `env` is that of this call, as the caller promises.
-        unsafe { ToNapiValue::to_napi_value(env, (started.key, started.token, started.has_copy)) }
+        unsafe { ToNapiValue::to_napi_value(env, (started.key, started.token, started.has_copy, started.invalidated)) }
     }
 }
 
-/// Starts a batch: `[key, token, hasCopy]` for each of its keys, none if nothing is left of it.
-#[napi(catch_unwind, ts_return_type = "[string, number, boolean][]")]
+/// Starts a batch: `[key, token, hasCopy, invalidated]` for each of its keys, none if nothing is left of it.
+#[napi(catch_unwind, ts_return_type = "[string, number, boolean, boolean][]")]
 pub fn start(cache: u32, batch: f64) -> Result<Vec<StartedKey>> {
     let started = with_cache(cache, |opened, header| {
         header.status(Status::Done);
@@ -278,6 +299,7 @@ pub fn start(cache: u32, batch: f64) -> Result<Vec<StartedKey>> {
                 key: String::from_utf8_lossy(&one.key).into_owned(),
                 token: one.token as f64,
                 has_copy: one.stale.is_some(),
+                invalidated: one.invalidated,
             })
             .collect()
     })?;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Calls the thread's `drain` without arguments; weak: it holds no process.
 pub type Bell = ThreadsafeFunction<(), (), (), Status, false, true, 0>;
 
-/// Most events that wait; beyond it evictions, which come in any number and which nothing depends on, are not told.
+/// Most events that wait; beyond it evictions and invalidations, which come in any number and which nothing depends on, are not told.
 const CROWDED: usize = 100_000;
 
 thread_local! {
@@ -58,7 +58,7 @@ impl Mailbox {
     fn post(&self, cache: u32, event: Event) {
         {
             let mut events = self.events.lock();
-            if events.len() >= CROWDED && matches!(event, Event::Evicted { .. }) {
+            if events.len() >= CROWDED && matches!(event, Event::Evicted { .. } | Event::Invalidated { .. }) {
                 return;
             }
             events.push_back((cache, event));

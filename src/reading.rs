@@ -3,6 +3,7 @@
 use kvcache_engine::clock::FOREVER;
 use kvcache_engine::codec::workshop::Inflated;
 use kvcache_engine::engine::{Engine, Found, Probe};
+use kvcache_engine::invalidation::links::{self, Role};
 use napi::{Env, Result, sys};
 use napi_derive::napi;
 
@@ -146,6 +147,20 @@ pub fn take_metadata(env: Env, cache: u32) -> Result<Raw> {
     with_local(cache, |local: &mut Local| match local.found.take() {
         Some(entry) if !entry.metadata().is_empty() => text(env, entry.metadata()),
         _ => undefined(env),
+    })
+}
+
+/// The tags and parents that the user gave the value found last with the wish for metadata: each with a `t` or a `k` before
+/// it. To be called before `takeMetadata`.
+#[napi(catch_unwind)]
+pub fn take_links(cache: u32) -> Result<Vec<String>> {
+    with_local(cache, |local: &mut Local| {
+        let links = local.found.as_ref().map_or(&[][..], |entry| entry.links());
+        let own = links::names(links).filter(|(role, _)| role.is_own());
+        own.map(|(role, name)| {
+            format!("{}{}", if role == Role::Tag { 't' } else { 'k' }, String::from_utf8_lossy(name))
+        })
+        .collect()
     })
 }
 

@@ -41,6 +41,8 @@ pub struct Local {
     pub scratch: Vec<u8>,
     /// Metadata on its way into the engine.
     pub scratch_metadata: Vec<u8>,
+    /// Tags and parents on their way into the engine, encoded.
+    pub scratch_links: Vec<u8>,
     /// For values that are decompressed here.
     pub tools: Tools,
     /// Whose metadata `takeMetadata()` gives.
@@ -101,7 +103,10 @@ impl Header {
         self.set(header::KIND, f64::from(h.kind as u8));
         self.set(header::AGE, found.age as f64);
         let endless = h.fresh_until == FOREVER;
-        self.set(header::MAX_AGE, if endless { f64::INFINITY } else { (h.fresh_until - h.stored_at) as f64 });
+        let max_age = if endless { f64::INFINITY } else { h.fresh_until.saturating_sub(h.stored_at) as f64 };
+        // An invalidation has ended its freshness whatever its age.
+        self.set(header::MAX_AGE, if found.outdated { 0.0 } else { max_age });
+        self.set(header::HAS_LINKS, f64::from(u8::from(!found.entry.links().is_empty())));
         self.set(header::REFRESH_DUE, f64::from(u8::from(found.refresh_due)));
         self.set(header::HAS_METADATA, f64::from(u8::from(!found.entry.metadata().is_empty())));
     }
@@ -111,6 +116,7 @@ impl Header {
         match error {
             EngineError::ValueTooLarge { bytes, limit, .. } => self.too_large(*bytes, *limit),
             EngineError::Closed => self.status(Status::Closed),
+            EngineError::InvalidLinks => self.status(Status::InvalidData),
             _ => self.status(Status::InvalidKey),
         }
     }
@@ -209,7 +215,7 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
         )
     };
     if status != sys::Status::napi_ok || kind != sys::TypedarrayType::float64_array || length < header::LENGTH {
-        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 48 numbers"));
+        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 52 numbers"));
     }
     let place = LOCALS.with(|cell| {
         let mut locals = cell.borrow_mut();
@@ -224,6 +230,7 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
             caches: Vec::new(),
             scratch: Vec::new(),
             scratch_metadata: Vec::new(),
+            scratch_links: Vec::new(),
             tools: Tools::default(),
             found: None,
             staged: Vec::new(),

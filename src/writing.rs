@@ -2,6 +2,7 @@
 
 use kvcache_engine::engine::Value;
 use kvcache_engine::entry::{Entry, Kind};
+use kvcache_engine::invalidation::links;
 use napi::{Env, Result, sys};
 use napi_derive::napi;
 
@@ -16,6 +17,22 @@ pub fn read_data(local: &mut Local, env: sys::napi_env, kind: Kind, data: Raw, m
     append_data(env, kind, data, &mut local.scratch) && append_text(env, metadata, &mut local.scratch_metadata)
 }
 
+/// Reads the tags and parents that the user gave into the scratch memory: text as [`links::read`] takes it, '' where none were
+/// given, '-' where none are to be. None: they cannot be read; else whether some were given.
+pub fn read_links(local: &mut Local, env: sys::napi_env, text: Raw) -> Option<bool> {
+    let mut bytes = std::mem::take(&mut local.scratch_links);
+    bytes.clear();
+    let read = append_text(env, text, &mut bytes);
+    let given = !bytes.is_empty();
+    let mut encoded = Vec::new();
+    let known = read && (bytes == b"-" || links::read(&bytes, &mut encoded).is_ok());
+    local.scratch_links = encoded;
+    if !known {
+        local.header.status(Status::InvalidData);
+    }
+    known.then_some(given)
+}
+
 /// What was read, as the engine takes it, with the ages and the route of the header.
 pub fn value_in(local: &Local, kind: Kind) -> Value<'_> {
     Value {
@@ -24,6 +41,7 @@ pub fn value_in(local: &Local, kind: Kind) -> Value<'_> {
         metadata: &local.scratch_metadata,
         ages: local.header.ages(),
         route: local.header.get(header::IN_ROUTE) as u16,
+        links: &local.scratch_links,
     }
 }
 
@@ -33,8 +51,7 @@ fn prepare(
     cache: u32,
     key: Raw,
     kind: u8,
-    data: Raw,
-    metadata: Raw,
+    (data, metadata, links): (Raw, Raw, Raw),
 ) -> Option<Entry> {
     let Some(kind) = Kind::from_u8(kind) else {
         local.header.status(Status::InvalidData);
@@ -44,6 +61,7 @@ fn prepare(
         local.header.status(Status::InvalidData);
         return None;
     }
+    read_links(local, env, links)?;
     let opened = local.cache(cache)?;
     let value = value_in(local, kind);
     match with_key(env, key, |key| opened.engine().prepare(key, &value)) {
@@ -59,9 +77,9 @@ fn prepare(
 
 /// Stores a value, with the ages and the route of the header.
 #[napi(catch_unwind)]
-pub fn put(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+pub fn put(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| {
-        if let Some(entry) = prepare(local, env.raw(), cache, key, kind, data, metadata)
+        if let Some(entry) = prepare(local, env.raw(), cache, key, kind, (data, metadata, links))
             && let Some(opened) = local.cache(cache)
         {
             opened.engine().commit(entry);
@@ -71,9 +89,9 @@ pub fn put(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -
 
 /// Prepares an entry as `put` would store it, for `commitStaged`.
 #[napi(catch_unwind)]
-pub fn stage(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw) -> Result<()> {
+pub fn stage(env: Env, cache: u32, key: Raw, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
     with_local(cache, |local| {
-        if let Some(entry) = prepare(local, env.raw(), cache, key, kind, data, metadata) {
+        if let Some(entry) = prepare(local, env.raw(), cache, key, kind, (data, metadata, links)) {
             local.staged.push(entry);
         }
     })

@@ -139,7 +139,8 @@ impl User {
                 let (from, to) = self.range();
                 let ages = self.ages();
                 let bytes = Arc::clone(&self.bytes);
-                let value = Value { kind: Kind::Bytes, bytes: &bytes[from..to], metadata: b"{}", ages, route: 1 };
+                let value =
+                    Value { kind: Kind::Bytes, bytes: &bytes[from..to], metadata: b"{}", ages, route: 1, links: b"" };
                 self.engine.commit(self.engine.prepare(key.as_bytes(), &value).unwrap());
             }
             30..=44 => _ = self.engine.delete(key.as_bytes()),
@@ -198,8 +199,15 @@ impl User {
         let bytes = Arc::clone(&self.bytes);
         let loaded = match self.rng.u32(..20) {
             0 => Loaded::Unstored,
-            1..=2 => Loaded::NotModified { ages, metadata: None },
-            _ => Loaded::Value(Value { kind: Kind::Bytes, bytes: &bytes[from..to], metadata: b"", ages, route: 1 }),
+            1..=2 => Loaded::NotModified { ages, metadata: None, links: None },
+            _ => Loaded::Value(Value {
+                kind: Kind::Bytes,
+                bytes: &bytes[from..to],
+                metadata: b"",
+                ages,
+                route: 1,
+                links: b"",
+            }),
         };
         self.engine.settle(token, &loaded);
     }

@@ -4,7 +4,7 @@
 //! load, and reports what came of it. What the engine has to say on its own account (start this refresh, this load timed
 //! out) goes to the [`Inbox`] of the thread that it concerns.
 //!
-//! Locks are taken in this order and never the other way round: a key's lock ([`FlightTable::lock`]), then one of: a
+//! Locks are taken in this order and never the other way round: a key's lock ([`FlightTable::lock`]), then one of: the facts, a
 //! flight's state, the queue, a breaker, the cool-downs, the timers, a shard of the memory tier. Inboxes only
 //! queue what they are told.
 
@@ -14,8 +14,10 @@ use crate::clock::{Clock, FOREVER, Millis};
 use crate::codec::compress::Algorithm;
 use crate::codec::workshop::Workshop;
 use crate::entry::{Ages, Entry, EntrySpec, Freshness, Kind};
-use crate::invalidation::log::Log;
+use crate::invalidation::facts::Facts;
 use crate::invalidation::stamps::Stamps;
+use crate::invalidation::sweep::Sweeper;
+use crate::invalidation::target::TargetKind;
 use crate::load::breaker::{self, BreakerConfig, Breakers, OriginId};
 use crate::load::flights::{FlightTable, Token};
 use crate::load::queue::{BatchId, Limits, RefreshQueue};
@@ -28,10 +30,12 @@ use crate::stats::routes::Routes;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 
 mod figures;
+mod invalidating;
 mod loading;
 mod near;
 mod reading;
 mod refreshing;
+mod sweeping;
 mod threads;
 mod timing;
 #[cfg(any(test, feature = "validate"))]
@@ -40,6 +44,7 @@ mod working;
 mod writing;
 
 pub use self::figures::Stats;
+pub use self::invalidating::Invalidation;
 pub use self::near::{NearUses, Probe};
 pub use self::threads::Landed;
 use self::threads::LandedMap;
@@ -83,6 +88,8 @@ pub enum Event {
     Inflated(u64),
     /// An entry was evicted. Only while asked for.
     Evicted { key: Arc<str>, bytes: u64, reason: EvictReason },
+    /// An invalidation was swept up after: `text` is the target as the user wrote it. Only while asked for.
+    Invalidated { kind: TargetKind, text: Arc<str>, soft: bool, swept: u64 },
     /// A breaker has changed.
     Breaker { origin: Arc<str>, state: breaker::State },
 }
@@ -124,6 +131,8 @@ pub struct Value<'a> {
     pub ages: Ages,
     /// See [`crate::entry::Header::route`].
     pub route: u16,
+    /// The tags and parents that the user gave, encoded ([`crate::invalidation::links`]); empty for none.
+    pub links: &'a [u8],
 }
 
 /// An entry that was found, and where it stands.
@@ -138,6 +147,8 @@ pub struct Found {
     /// Until when, on the engine's clock, a thread may answer from a copy of its own without asking again, as long as the
     /// stamps stand; 0 for not at all. Only a lookup says so.
     pub near_until: Millis,
+    /// A soft invalidation has ended its freshness.
+    pub outdated: bool,
 }
 
 impl Found {
@@ -170,8 +181,9 @@ pub struct Begin {
 pub enum Begun {
     /// Nothing: the value is there by now.
     Hit(Found),
-    /// Run the fetcher and report by this token. `stale` is the copy in hand.
-    Lead { token: Token, stale: Option<Found> },
+    /// Run the fetcher and report by this token. `stale` is the copy in hand; `invalidated` tells whether the load runs because
+    /// what the key held was invalidated.
+    Lead { token: Token, stale: Option<Found>, invalidated: bool },
     /// Wait for the flight of this token.
     Join(Token),
     /// The circuit is open until then, on the engine's clock.
@@ -195,6 +207,8 @@ pub struct Started {
     pub token: Token,
     pub key: Arc<[u8]>,
     pub stale: Option<Found>,
+    /// See [`Begun::Lead`].
+    pub invalidated: bool,
 }
 
 /// What a fetcher brought.
@@ -202,12 +216,13 @@ pub struct Started {
 pub enum Loaded<'a> {
     /// A value to be stored.
     Value(Value<'a>),
-    /// The copy in hand is still good: its age starts again. Without metadata of its own it keeps the copy's.
-    NotModified { ages: Ages, metadata: Option<&'a [u8]> },
+    /// The copy in hand is still good: its age starts again. Without metadata, or tags and parents, of its own it keeps the
+    /// copy's.
+    NotModified { ages: Ages, metadata: Option<&'a [u8]>, links: Option<&'a [u8]> },
     /// A value for those who wait, and not to be stored.
     Passing(Value<'a>),
     /// As `NotModified`, and not to be stored.
-    PassingCopy { metadata: Option<&'a [u8]> },
+    PassingCopy { metadata: Option<&'a [u8]>, links: Option<&'a [u8]> },
     /// Nothing to be stored.
     Unstored,
 }
@@ -217,6 +232,9 @@ pub enum Loaded<'a> {
 pub struct Settled {
     pub stored: Stored,
     pub batch: BatchEnd,
+    /// The number of the hard invalidation that cut the load while it ran, which turned out at its end only, by the tags and
+    /// parents that it brought; 0 for none. Who [joined](Engine::current) at this number or later must load again.
+    pub cut: u64,
 }
 
 impl Loaded<'_> {
@@ -230,7 +248,7 @@ impl Loaded<'_> {
 }
 
 impl Settled {
-    const GONE: Self = Self { stored: Stored::Gone, batch: BatchEnd::None };
+    const GONE: Self = Self { stored: Stored::Gone, batch: BatchEnd::None, cut: 0 };
 }
 
 /// Whether what a load brought was stored.
@@ -265,9 +283,10 @@ pub struct Engine {
     config: Config,
     clock: Arc<dyn Clock>,
     alarm: Arc<dyn Alarm>,
-    log: Log,
+    facts: Facts,
     stamps: Arc<Stamps>,
     versions: AtomicU32,
+    sweeper: Sweeper,
     memory: MemoryTier,
     flights: FlightTable,
     queue: Mutex<RefreshQueue>,
@@ -292,6 +311,8 @@ struct Figures {
     /// Those who are told of evictions, and whether there are any.
     evictions_to: RwLock<Vec<ThreadId>>,
     tell_evictions: AtomicBool,
+    /// As for evictions.
+    invalidations_to: RwLock<Vec<ThreadId>>,
 }
 
 /// Entries reclaimed in one go, and the least time between two goes.
@@ -310,15 +331,17 @@ impl Engine {
             inboxes: RwLock::default(),
             evictions_to: RwLock::default(),
             tell_evictions: AtomicBool::new(false),
+            invalidations_to: RwLock::default(),
         });
         let memory = MemoryTier::new(
             memory::Config { budget: config.memory, weight: memory::Weight::Bytes, shards: None },
             Some(Arc::clone(&figures) as Arc<dyn EvictListener>),
         );
         Self {
-            log: Log::default(),
+            facts: Facts::default(),
             stamps: Arc::new(Stamps::new(config.memory)),
             versions: AtomicU32::new(0),
+            sweeper: Sweeper::default(),
             memory,
             flights: FlightTable::default(),
             queue: Mutex::new(RefreshQueue::new(config.queue)),
@@ -375,11 +398,11 @@ impl Engine {
     }
 }
 
-fn build(key: &[u8], value: &Value<'_>, seq: u64, now: Millis, version: u32) -> Entry {
+fn build(key: &[u8], value: &Value<'_>, links: &[u8], seq: u64, now: Millis, version: u32) -> Entry {
     let spec = EntrySpec {
         key,
         metadata: value.metadata,
-        links: &[],
+        links,
         value: value.bytes,
         kind: value.kind,
         ages: value.ages,

@@ -12,7 +12,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::clock::{FOREVER, Millis};
 use crate::codec::compress::Algorithm;
@@ -83,7 +83,8 @@ pub struct Ages {
 /// What is known of an entry beside its key and value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The log's number seen before the load began, or given to the put: what invalidations are compared with.
+    /// The log's number seen before the load began, or given to the put; later, that of the newest change of the log which
+    /// the entry was found to have outlived ([`Entry::lift`]). What invalidations are compared with.
     pub seq: u64,
     /// When it was stored.
     pub stored_at: Millis,
@@ -204,10 +205,9 @@ const _: () = assert!(MAX_KEY_BYTES >> Sizes::KEY == 0 && (MAX_VALUE_BYTES + RAW
 struct Head {
     count: AtomicU32,
     hook: Hook,
-    sizes: Sizes,
-    /// Low and high half: a `u64` would round the head up to 64 bytes.
-    seq: [u32; 2],
     version: u32,
+    seq: Seq,
+    sizes: Sizes,
     stored_at: Moment,
     fresh_until: Moment,
     stale_until: Moment,
@@ -216,6 +216,18 @@ struct Head {
     /// [`Kind`], [`CODEC`] and [`ASCII`].
     form: u8,
     uses: AtomicU8,
+}
+
+/// The number of an entry, which only grows. Two halves: an `AtomicU64` would round the head up to 64 bytes.
+#[repr(C)]
+struct Seq([AtomicU32; 2]);
+
+const _: () = assert!(std::mem::offset_of!(Head, seq) % align_of::<AtomicU64>() == 0);
+
+impl Seq {
+    fn new(seq: u64) -> Self {
+        Self(halves(seq).map(AtomicU32::new))
+    }
 }
 
 /// Beside the kind: the text is ASCII.
@@ -273,8 +285,8 @@ impl Entry {
             count: AtomicU32::new(1),
             hook: Hook::new(),
             sizes: Sizes::new(spec.key.len(), spec.metadata.len(), spec.links.len(), spec.value.len()),
-            seq: halves(spec.seq),
             version: spec.version,
+            seq: Seq::new(spec.seq),
             stored_at: Moment::new(now),
             fresh_until: Moment::new(until(now, spec.ages.max_age)),
             stale_until: Moment::new(until(now, spec.ages.stale_age)),
@@ -328,7 +340,7 @@ impl Entry {
     /// A copy with an allocation of its own, held by no tier.
     pub(crate) fn duplicate(&self) -> Self {
         let h = self.head();
-        let head = Head { count: AtomicU32::new(1), hook: Hook::new(), uses: AtomicU8::new(0), ..*h };
+        let head = self.head_with(h.sizes, h.form);
         // SAFETY: they are all the bytes there are.
         let bytes = unsafe { self.bytes(0, h.sizes.sum()) };
         Self::allocate(head, [bytes, &[], &[], &[], &[]])
@@ -349,7 +361,7 @@ impl Entry {
         };
         (h.fresh_until, h.stale_until, h.error_until) =
             (moved(h.fresh_until), moved(h.stale_until), moved(h.error_until));
-        (h.seq, h.stored_at) = (halves(seq), Moment::new(now));
+        (h.seq, h.stored_at) = (Seq::new(seq), Moment::new(now));
         h.version = version.unwrap_or(h.version);
     }
 
@@ -389,6 +401,55 @@ impl Entry {
         }
     }
 
+    /// Its head for another allocation, held by no tier.
+    fn head_with(&self, sizes: Sizes, form: u8) -> Head {
+        Head {
+            count: AtomicU32::new(1),
+            hook: Hook::new(),
+            seq: Seq::new(self.seq()),
+            uses: AtomicU8::new(0),
+            sizes,
+            form,
+            ..*self.head()
+        }
+    }
+
+    #[inline]
+    fn number(&self) -> &AtomicU64 {
+        // SAFETY: both halves lie side by side at an offset that is a multiple of 8, in an allocation aligned to 8 that lives
+        // as long as this reference; once an entry is built they are used in this way alone.
+        unsafe { AtomicU64::from_ptr((&raw const (*self.0.as_ptr()).seq).cast_mut().cast()) }
+    }
+
+    /// See [`Header::seq`].
+    #[inline]
+    pub fn seq(&self) -> u64 {
+        self.number().load(Ordering::Acquire)
+    }
+
+    /// Notes that no change of the log up to `seq` concerns the entry, so that these need not be looked at again.
+    #[inline]
+    pub fn lift(&self, seq: u64) {
+        self.number().fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// The same entry, its freshness ended by an invalidation. Held by no tier.
+    pub fn outdated(&self) -> Self {
+        let h = self.head();
+        let mut head = self.head_with(h.sizes, h.form);
+        // Before it was stored: no age makes it so.
+        head.fresh_until = Moment::new(h.stored_at.get().saturating_sub(1));
+        // SAFETY: they are all the bytes there are.
+        let bytes = unsafe { self.bytes(0, h.sizes.sum()) };
+        Self::allocate(head, [bytes, &[], &[], &[], &[]])
+    }
+
+    /// Whether it is [outdated](Entry::outdated).
+    pub fn is_outdated(&self) -> bool {
+        let h = self.head();
+        h.fresh_until.get() < h.stored_at.get()
+    }
+
     /// What the memory tier notes in it.
     #[inline]
     pub(crate) fn hook(&self) -> &Hook {
@@ -420,7 +481,7 @@ impl Entry {
     pub fn header(&self) -> Header {
         let h = self.head();
         Header {
-            seq: whole(h.seq),
+            seq: self.seq(),
             stored_at: h.stored_at.get(),
             fresh_until: h.fresh_until.get(),
             stale_until: h.stale_until.get(),
@@ -491,14 +552,7 @@ impl Entry {
     pub fn compressed(&self, algorithm: Algorithm, value: &[u8]) -> Self {
         let h = self.head();
         let prefix = (h.sizes.value() as u32).to_le_bytes();
-        let head = Head {
-            count: AtomicU32::new(1),
-            hook: Hook::new(),
-            uses: AtomicU8::new(0),
-            sizes: h.sizes.with_value(RAW_LEN + value.len()),
-            form: h.form | (algorithm as u8) << CODEC_SHIFT,
-            ..*h
-        };
+        let head = self.head_with(h.sizes.with_value(RAW_LEN + value.len()), h.form | (algorithm as u8) << CODEC_SHIFT);
         Self::allocate(head, [self.key(), self.metadata(), self.links(), &prefix, value])
     }
 
@@ -509,14 +563,7 @@ impl Entry {
         let prefix = (other.raw_len() as u32).to_le_bytes();
         let form = other.head().form & (CODEC | ASCII) | h.form & KIND;
         debug_assert_eq!(form >> CODEC_SHIFT & 7, algorithm as u8);
-        let head = Head {
-            count: AtomicU32::new(1),
-            hook: Hook::new(),
-            uses: AtomicU8::new(0),
-            sizes: h.sizes.with_value(h.sizes.value() + RAW_LEN),
-            form,
-            ..*h
-        };
+        let head = self.head_with(h.sizes.with_value(h.sizes.value() + RAW_LEN), form);
         Self::allocate(head, [self.key(), self.metadata(), self.links(), &prefix, self.value()])
     }
 

@@ -19,6 +19,8 @@ pub enum Error {
         /// What it went over.
         limit: Limit,
     },
+    /// Tags or parents that are none, or too many: see [`crate::invalidation::links`].
+    InvalidLinks,
     /// The cache was closed.
     Closed,
 }
@@ -48,6 +50,7 @@ impl Error {
         match self {
             Self::InvalidKey(_) => "ERR_KVCACHE_INVALID_KEY",
             Self::ValueTooLarge { .. } => "ERR_KVCACHE_VALUE_TOO_LARGE",
+            Self::InvalidLinks => "ERR_KVCACHE_INVALID_OPTION",
             Self::Closed => "ERR_KVCACHE_CLOSED",
         }
     }
@@ -64,6 +67,9 @@ impl fmt::Display for Error {
                 };
                 write!(f, "the value of key '{key}' takes {bytes} bytes; {name} is {} bytes", limit.bytes())
             }
+            Self::InvalidLinks => f.write_str(
+                "tags or dependsOn cannot be read; allowed: at most 64 tags of 1 to 256 bytes of UTF-8, and 64 keys",
+            ),
             Self::Closed => f.write_str("the cache is closed"),
         }
     }

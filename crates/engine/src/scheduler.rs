@@ -295,7 +295,7 @@ mod tests {
 
     fn put(scheduled: &Scheduled, key: &str, bytes: &[u8], life: Millis) {
         let ages = Ages { max_age: life, stale_age: life, stale_if_error: life };
-        let value = Value { kind: Kind::Bytes, bytes, metadata: b"", ages, route: 0 };
+        let value = Value { kind: Kind::Bytes, bytes, metadata: b"", ages, route: 0, links: b"" };
         scheduled.engine().commit(scheduled.engine().prepare(key.as_bytes(), &value).unwrap());
     }
 
@@ -416,7 +416,7 @@ mod tests {
 
     fn put_into(engine: &Engine) {
         let ages = Ages { max_age: 1, stale_age: 1, stale_if_error: 1 };
-        let value = Value { kind: Kind::Bytes, bytes: &[b'v'; 1_000], metadata: b"", ages, route: 0 };
+        let value = Value { kind: Kind::Bytes, bytes: &[b'v'; 1_000], metadata: b"", ages, route: 0, links: b"" };
         engine.commit(engine.prepare(b"other", &value).unwrap());
     }
 }

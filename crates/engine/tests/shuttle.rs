@@ -110,7 +110,7 @@ fn seats<const N: usize>(config: Config) -> [Seat; N] {
 }
 
 fn value(bytes: &[u8], ages: Ages) -> Value<'_> {
-    Value { kind: Kind::Bytes, bytes, metadata: b"", ages, route: 0 }
+    Value { kind: Kind::Bytes, bytes, metadata: b"", ages, route: 0, links: b"" }
 }
 
 /// The number in front of a value.

@@ -44,6 +44,26 @@ impl Engine {
         self.figures.tell_evictions.store(!listening.is_empty(), Ordering::SeqCst);
     }
 
+    /// Whether a thread is to be told of invalidations once they were swept up after.
+    pub fn tell_invalidations(&self, thread: ThreadId, wanted: bool) {
+        let mut listening = self.figures.invalidations_to.write();
+        listening.retain(|id| *id != thread);
+        if wanted {
+            listening.push(thread);
+        }
+    }
+
+    /// Whether a thread wants to be told of invalidations.
+    pub(super) fn tells_invalidations(&self) -> bool {
+        !self.figures.invalidations_to.read().is_empty()
+    }
+
+    pub(super) fn tell_invalidated(&self, event: &Event) {
+        for thread in self.figures.invalidations_to.read().clone() {
+            self.figures.post(thread, event.clone());
+        }
+    }
+
     /// Counts a failure that no flight reports: a value that could not be encoded for a put.
     pub fn count_error(&self, route: u16) {
         self.figures.counters.route(RouteEvent::Error, route);

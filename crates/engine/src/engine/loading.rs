@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::invalidating::Tied;
 use super::{BatchEnd, Begin, Begun, Engine, Found, Landed, Loaded, Settled, Stored, Value, build};
 use crate::clock::{FOREVER, Millis};
-use crate::entry::{Ages, Entry};
+use crate::entry::{Ages, Entry, Freshness};
+use crate::invalidation::facts::Verdict;
 use crate::load::breaker::{self, Outcome, Permit};
 use crate::load::flights::{Flight, KeyLock, Phase, Plan, Token};
 use crate::load::queue::{Notice, Progress};
@@ -28,10 +30,10 @@ enum Made {
 }
 
 impl Made {
-    fn landed(&self) -> Landed {
+    fn landed(&self, cut: u64) -> Landed {
         match self {
-            Self::Entry(entry) => Landed::Value(entry.clone(), true),
-            Self::Passing(entry) => Landed::Value(entry.clone(), false),
+            Self::Entry(entry) => Landed::Value(entry.clone(), true, cut),
+            Self::Passing(entry) => Landed::Value(entry.clone(), false, cut),
             Self::Nothing => Landed::Nothing,
         }
     }
@@ -86,7 +88,8 @@ impl Engine {
         let since = if begin.since == 0 { began } else { begin.since };
         if let Some(flight) = lock.attached() {
             let mut state = flight.state.lock();
-            if state.phase == Phase::Running {
+            // Not one that was begun before what it will bring was invalidated.
+            if state.phase == Phase::Running && !self.is_cut(key, &state) {
                 if begin.parent != 0 && !waits::wait(begin.parent, flight.token) {
                     return Begun::Recursion;
                 }
@@ -118,7 +121,7 @@ impl Engine {
             hard_timeout: begin.hard_timeout,
             batch: None,
         };
-        let flight = Flight::new(key, plan, Phase::Running, self.log.current(), began);
+        let flight = Flight::new(key, plan, Phase::Running, self.facts.current(), began);
         if begin.parent != 0 {
             waits::wait(begin.parent, flight.token);
         }
@@ -129,8 +132,9 @@ impl Engine {
             state.permit = permit;
             state.stale = stale.as_ref().map(|found| found.entry.clone());
         }
+        let invalidated = self.was_invalidated(key, stale.as_ref(), lock, now);
         lock.attach(&flight);
-        Begun::Lead { token: flight.token, stale }
+        Begun::Lead { token: flight.token, stale, invalidated }
     }
 
     pub(super) fn arm_deadline(&self, token: Token, now: Millis, hard_timeout: Millis) {
@@ -158,7 +162,8 @@ impl Engine {
         let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
-        let (stored, dead_at, watchers) = {
+        let tied = self.tie(&flight, loaded);
+        let (stored, dead_at, cut, watchers) = {
             let mut lock = self.flights.lock(&flight.key);
             let (phase, watchers) = {
                 let mut state = flight.state.lock();
@@ -168,10 +173,17 @@ impl Engine {
                 (state.phase, state.take_watchers())
             };
             let is_newest = lock.detach_if(&flight) && phase == Phase::Running;
-            let made = if is_newest || !watchers.is_empty() { self.make(&flight, loaded, now) } else { Made::Nothing };
-            self.land(token, &watchers, &made.landed());
-            let (stored, dead_at) = if is_newest { self.store(&flight, made) } else { (Stored::No, FOREVER) };
-            (stored, dead_at, watchers)
+            let verdict = if is_newest { self.judge_load(&flight, loaded, &tied) } else { Verdict::default() };
+            let cut = verdict.mark.hard;
+            let made =
+                if is_newest || !watchers.is_empty() { self.make(&flight, loaded, &tied, now) } else { Made::Nothing };
+            self.land(token, &watchers, &made.landed(cut));
+            let (stored, dead_at) = if is_newest && cut == 0 {
+                self.store(&mut lock, &flight, made, &verdict, &tied, now)
+            } else {
+                (Stored::No, FOREVER)
+            };
+            (stored, dead_at, cut, watchers)
         };
         self.tell_landed(token, &watchers);
         self.expects_expiry(dead_at);
@@ -183,11 +195,26 @@ impl Engine {
             self.figures.counters.route(RouteEvent::BackgroundUpdate, flight.plan.route);
         }
         self.ended(&flight, ended, Outcome::Success);
-        Settled { stored, batch: self.finish(&flight, None, now) }
+        Settled { stored, batch: self.finish(&flight, None, now), cut }
+    }
+
+    /// Judges what an attached flight brought by what has happened since it began; its key is locked.
+    fn judge_load(&self, flight: &Flight, loaded: &Loaded<'_>, tied: &Tied) -> Verdict {
+        let (seq, copy) = {
+            let state = flight.state.lock();
+            (state.seq, state.stale.clone())
+        };
+        // What is inherited concerns it from now on only: its parents have it, and were judged by it when they were stored.
+        let mut verdict = self.facts.judge(&flight.key, &tied.own, seq);
+        if let (Loaded::NotModified { .. } | Loaded::PassingCopy { .. }, Some(copy)) = (loaded, copy) {
+            // Whatever ties are to come, it is the old value.
+            verdict.mark.merge(self.facts.judge(&flight.key, copy.links(), seq).mark);
+        }
+        verdict
     }
 
     /// The entry that is made of what a flight brought.
-    fn make(&self, flight: &Flight, loaded: &Loaded<'_>, now: Millis) -> Made {
+    fn make(&self, flight: &Flight, loaded: &Loaded<'_>, tied: &Tied, now: Millis) -> Made {
         let (seq, copy) = {
             let mut state = flight.state.lock();
             (state.seq, state.stale.take())
@@ -200,30 +227,49 @@ impl Engine {
                 metadata: metadata.unwrap_or(copy.metadata()),
                 ages,
                 route: flight.plan.route,
+                links: &[],
             };
-            build(&flight.key, &value, seq, now, version).in_the_form_of(copy)
+            build(&flight.key, &value, &tied.links, seq, now, version).in_the_form_of(copy)
         };
         match (loaded, copy) {
-            (Loaded::Value(value), _) => Made::Entry(build(&flight.key, value, seq, now, version)),
-            (Loaded::NotModified { ages, metadata }, Some(copy)) => Made::Entry(again(&copy, *ages, *metadata)),
-            (Loaded::Passing(value), _) => Made::Passing(build(&flight.key, value, seq, now, version)),
-            (Loaded::PassingCopy { metadata }, Some(copy)) => Made::Passing(again(&copy, AT_ONCE, *metadata)),
+            (Loaded::Value(value), _) => Made::Entry(build(&flight.key, value, &tied.links, seq, now, version)),
+            (Loaded::NotModified { ages, metadata, .. }, Some(copy)) => Made::Entry(again(&copy, *ages, *metadata)),
+            (Loaded::Passing(value), _) => Made::Passing(build(&flight.key, value, &tied.links, seq, now, version)),
+            (Loaded::PassingCopy { metadata, .. }, Some(copy)) => Made::Passing(again(&copy, AT_ONCE, *metadata)),
             _ => Made::Nothing,
         }
     }
 
-    /// Stores what an attached flight brought, under the key's lock.
-    fn store(&self, flight: &Flight, made: Made) -> (Stored, Millis) {
+    /// Stores what an attached flight brought, and nothing has cut, under the key's lock.
+    fn store(
+        &self,
+        lock: &mut KeyLock<'_>,
+        flight: &Flight,
+        made: Made,
+        verdict: &Verdict,
+        tied: &Tied,
+        now: Millis,
+    ) -> (Stored, Millis) {
         let Made::Entry(entry) = made else { return (Stored::No, FOREVER) };
+        let outdated = flight.state.lock().outdated || verdict.mark.soft > 0;
+        let entry = if outdated { entry.outdated() } else { entry };
+        entry.lift(verdict.as_of);
         let dead_at = entry.dead_at();
         let bytes = self.memory.weigh(&entry);
-        let stored = self.memory.insert(entry);
-        if !stored {
+        let before = self.memory.peek(&flight.key);
+        let mark = before.as_ref().map(|before| self.facts.judge_entry(before)).unwrap_or_default();
+        if self.memory.insert(entry.clone()) {
+            let held = before.filter(|before| mark.hard == 0 && before.dead_at() > now);
+            let other = held.is_some_and(|before| !tied.is_same(&before, &entry));
+            self.key_stored(lock, &entry, mark, other);
+            (Stored::Yes, dead_at)
+        } else {
             // What was there is older than what could not be stored: it must not be served as if nothing had come.
-            self.memory.remove(&flight.key);
+            if self.memory.remove(&flight.key).is_some() {
+                self.key_gone(lock, &flight.key, None);
+            }
+            (Stored::TooLarge { bytes }, FOREVER)
         }
-        self.stamps.key_changed(hash_key(&flight.key));
-        if stored { (Stored::Yes, dead_at) } else { (Stored::TooLarge { bytes }, FOREVER) }
     }
 
     /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
@@ -258,7 +304,7 @@ impl Engine {
             }
             if unless_watched && (state.kept || !state.watchers.is_empty()) {
                 state.abandoned = true;
-                return Settled { stored: Stored::Awaited, batch: BatchEnd::None };
+                return Settled { stored: Stored::Awaited, batch: BatchEnd::None, cut: 0 };
             }
             watchers = state.take_watchers();
             let landed = if why.is_empty() { Landed::Again } else { Landed::Failed(why.into()) };
@@ -282,7 +328,7 @@ impl Engine {
         }
         self.ended(&flight, ended, outcome);
         let again = (failed && !was_cut).then(|| Arc::clone(&flight));
-        Settled { stored: Stored::No, batch: self.finish(&flight, again, now) }
+        Settled { stored: Stored::No, batch: self.finish(&flight, again, now), cut: 0 }
     }
 
     /// What every end of a flight has in common: the breaker, the figures, those who waited.
@@ -341,6 +387,17 @@ impl Engine {
     pub fn copy_in_hand(&self, token: Token) -> Option<Found> {
         let flight = self.flights.by_token(token)?;
         let entry = flight.state.lock().stale.clone()?;
-        self.judge(entry, self.clock.now_millis())
+        let now = self.clock.now_millis();
+        // It was in hand before whatever was invalidated since.
+        let freshness = entry.freshness(now);
+        let found = Found {
+            age: entry.age(now),
+            outdated: entry.is_outdated(),
+            entry,
+            freshness,
+            refresh_due: false,
+            near_until: 0,
+        };
+        (freshness != Freshness::Dead).then_some(found)
     }
 }

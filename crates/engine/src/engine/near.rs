@@ -85,7 +85,7 @@ impl Engine {
     /// then no copy is to be made.
     pub fn cover(&self, entry: &Entry, probe: &Probe) -> Option<(Shared, u32)> {
         let mut shared = Shared::new();
-        self.stamps.cover_prefixes(entry.key(), &mut shared);
+        self.facts.cover(entry.key(), entry.links(), &self.stamps, &mut shared);
         if shared.len() > MOST_SHARED {
             shared = Shared::from_slice(&[ANY]);
         }

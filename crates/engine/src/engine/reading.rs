@@ -46,7 +46,13 @@ impl Engine {
         if freshness == Freshness::Dead {
             return None;
         }
-        Some(Found { age: entry.age(now), entry, freshness, refresh_due: false, near_until: 0 })
+        let mark = self.facts.judge_entry(&entry);
+        if mark.hard > 0 {
+            return None;
+        }
+        let outdated = mark.soft > 0 || entry.is_outdated();
+        let freshness = if outdated && freshness == Freshness::Fresh { Freshness::Stale } else { freshness };
+        Some(Found { age: entry.age(now), entry, freshness, refresh_due: false, outdated, near_until: 0 })
     }
 
     pub(super) fn count_hit(&self, found: &mut Found, began: u64) {
@@ -73,6 +79,6 @@ impl Engine {
     pub fn list(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> (Vec<Entry>, bool) {
         let now = self.clock.now_millis();
         self.memory
-            .list(prefix, after, limit, |entry| matches!(entry.freshness(now), Freshness::Fresh | Freshness::Stale))
+            .list(prefix, after, limit, |entry| self.judge(entry.clone(), now).is_some_and(|found| found.is_servable()))
     }
 }

@@ -78,20 +78,29 @@ impl Engine {
         let mut started = Vec::with_capacity(flights.len());
         let mut gone = Vec::new();
         for flight in flights {
-            let lock = self.flights.lock(&flight.key);
+            let mut lock = self.flights.lock(&flight.key);
             if lock.attached().is_none_or(|f| f.token != flight.token) {
                 gone.push(Arc::clone(&flight));
                 continue;
             }
             let stale = self.peek_at(&flight.key, now);
+            let invalidated = self.was_invalidated(&flight.key, stale.as_ref(), &mut lock, now);
+            if invalidated && stale.is_none() {
+                // What it was to refresh is gone, and nobody waits for it.
+                lock.detach_if(&flight);
+                self.flights.end(flight.token);
+                gone.push(Arc::clone(&flight));
+                continue;
+            }
             let mut state = flight.state.lock();
             state.phase = Phase::Running;
-            state.seq = self.log.current();
+            state.seq = self.facts.current();
+            state.outdated = false;
             state.started = began;
             state.deadline = now.saturating_add(plan.hard_timeout);
             state.permit = permit.take();
             state.stale = stale.as_ref().map(|found| found.entry.clone());
-            started.push(Started { token: flight.token, key: Arc::clone(&flight.key), stale });
+            started.push(Started { token: flight.token, key: Arc::clone(&flight.key), stale, invalidated });
         }
         for flight in &started {
             self.figures.counters.route(RouteEvent::Load, plan.route);

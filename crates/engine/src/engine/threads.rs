@@ -18,8 +18,9 @@ use crate::sync::Ordering;
 /// What became of a flight, for a thread that watched it.
 #[derive(Debug, Clone)]
 pub enum Landed {
-    /// The value that was loaded; false: it is given to those who waited and was not to be stored.
-    Value(Entry, bool),
+    /// The value that was loaded; false: it is given to those who waited and was not to be stored. With the number of the
+    /// invalidation that cut it, as in [`Settled::cut`].
+    Value(Entry, bool, u64),
     /// The fetcher gave nothing.
     Nothing,
     /// It failed; how the flight's thread describes it.
@@ -47,6 +48,7 @@ impl Engine {
     pub fn detach(&self, thread: ThreadId) {
         self.figures.inboxes.write().retain(|(id, _)| *id != thread);
         self.tell_evictions(thread, false);
+        self.tell_invalidations(thread, false);
         self.drop_queued(thread);
         // What of its refreshes fails from now on is not tried again.
         self.queue.lock().retire(thread);

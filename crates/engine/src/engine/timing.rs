@@ -21,8 +21,9 @@ impl Engine {
         }
         self.tell(notices);
         self.reclaim(now);
+        self.wake_sweep(now);
         let next = self.timers.lock().next().unwrap_or(FOREVER);
-        next.min(self.reclaim_at.load(Ordering::SeqCst))
+        next.min(self.reclaim_at.load(Ordering::SeqCst)).min(self.next_sweep(now))
     }
 
     pub(super) fn time_out(&self, token: Token, now: Millis) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Engine;
+use crate::invalidation::facts::Sizes;
 use crate::load::breaker::{OriginId, State};
 use crate::load::flights::{Phase, Token};
 use crate::load::waits;
@@ -11,6 +12,7 @@ impl Engine {
     /// Checks every invariant of every structure, and of each with the others. Nobody else may be using the engine.
     pub fn validate(&self) {
         self.memory.validate();
+        self.facts.validate();
         let flights = self.flights.all();
         let attached: HashMap<_, _> = self.flights.all_attached().into_iter().map(|f| (f.token, f)).collect();
         let queue = self.queue.lock();
@@ -64,6 +66,11 @@ impl Engine {
     /// Bytes in use, of the [budget](Engine::budget).
     pub fn bytes(&self) -> u64 {
         self.memory.bytes()
+    }
+
+    /// Markers, parents and edges there are.
+    pub fn facts(&self) -> Sizes {
+        self.facts.sizes()
     }
 
     /// Flights that have not ended.

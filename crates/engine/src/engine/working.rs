@@ -30,12 +30,12 @@ impl Engine {
 
     /// Whether [`Engine::work`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.workshop.has_work()
+        self.workshop.has_work() || self.sweeper.due() <= self.clock.now_millis()
     }
 
     /// Does one piece of work. False if there is none. Called by worker threads, each with a compressor of its own.
     pub fn work(&self, tools: &mut Tools) -> bool {
-        let Some(job) = self.workshop.next() else { return false };
+        let Some(job) = self.workshop.next() else { return self.sweep() };
         match job {
             Job::Compress(key) => self.compress(&key, tools),
             Job::Touch(hashes) => self.memory.touch(&hashes),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{Engine, Value, build};
-use crate::entry::{Entry, Freshness, MAX_VALUE_BYTES};
+use crate::entry::{Entry, MAX_VALUE_BYTES};
 use crate::error::{Error, Limit};
+use crate::invalidation::markers::Mark;
 use crate::key;
 use crate::load::flights::{Flight, KeyLock, Phase};
 use crate::load::queue::Notice;
@@ -16,7 +17,8 @@ impl Engine {
     pub fn prepare(&self, key: &[u8], value: &Value<'_>) -> Result<Entry, Error> {
         key::check(key)?;
         check_size(key, value.bytes.len())?;
-        let entry = build(key, value, 0, 0, 0);
+        let links = self.inherit(key, value.links);
+        let entry = build(key, value, &links, 0, 0, 0);
         let weight = self.memory.weigh(&entry);
         if weight > self.memory.budget() {
             return Err(Error::ValueTooLarge {
@@ -37,11 +39,11 @@ impl Engine {
         {
             let mut lock = self.flights.lock(&key);
             // The number is taken under the lock, so that numbers and puts of one key are in the same order.
-            entry.stamp(self.log.advance(), self.clock.now_millis(), Some(self.next_version()));
+            entry.stamp(self.facts.next(), self.clock.now_millis(), Some(self.next_version()));
             dead_at = entry.dead_at();
             self.cut(&mut lock, &mut notices);
-            self.memory.insert(entry);
-            self.stamps.key_changed(hash_key(&key));
+            self.memory.insert(entry.clone());
+            self.key_stored(&mut lock, &entry, Mark::default(), true);
         }
         self.cooldowns.lock().recovered(&key);
         self.expects_expiry(dead_at);
@@ -55,15 +57,15 @@ impl Engine {
         let mut notices = Vec::new();
         let removed = {
             let mut lock = self.flights.lock(key);
-            self.log.advance();
+            self.facts.next();
             self.cut(&mut lock, &mut notices);
             let removed = self.memory.remove(key);
-            self.stamps.key_changed(hash_key(key));
+            self.key_gone(&mut lock, key, None);
             removed
         };
         self.cooldowns.lock().recovered(key);
         self.tell(notices);
-        removed.is_some_and(|entry| matches!(entry.freshness(now), Freshness::Fresh | Freshness::Stale))
+        removed.and_then(|entry| self.judge(entry, now)).is_some_and(|found| found.is_servable())
     }
 
     /// Outdates the load of a locked key, if there is one.

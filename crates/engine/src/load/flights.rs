@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Millis;
 use crate::engine::ThreadId;
 use crate::entry::Entry;
+use crate::invalidation::recent::Recent;
 use crate::load::breaker::OriginId;
 use crate::load::queue::BatchId;
 use crate::memory::hash_key;
@@ -75,6 +76,10 @@ pub struct FlightState {
     pub stale: Option<Entry>,
     /// Whether this flight answers for a permit of the breaker, and whether that one is the trial.
     pub permit: Option<bool>,
+    /// The tags and parents that it is known to have, encoded ([`crate::invalidation::links`]).
+    pub links: Box<[u8]>,
+    /// A soft invalidation came while it ran: what it brings is stored as stale.
+    pub outdated: bool,
     /// Each waiting caller: its thread, and when it came, in nanoseconds of the engine's clock.
     pub waiting: Vec<(ThreadId, u64)>,
     /// The other threads that wait, each once.
@@ -108,6 +113,8 @@ impl Flight {
                 deadline: (started / 1_000_000).saturating_add(plan.hard_timeout),
                 stale: None,
                 permit: None,
+                links: Box::default(),
+                outdated: false,
                 waiting: Vec::new(),
                 watchers: Vec::new(),
                 abandoned: false,
@@ -117,12 +124,17 @@ impl Flight {
     }
 }
 
-type KeyMap = HashMap<Arc<[u8]>, Arc<Flight>, PreHashed>;
+/// What one lock protects.
+#[derive(Debug, Default)]
+struct Keys {
+    flights: HashMap<Arc<[u8]>, Arc<Flight>, PreHashed>,
+    recent: Recent,
+}
 
 /// The flights of one cache, by key and by token.
 #[derive(Debug)]
 pub struct FlightTable {
-    shards: Box<[Mutex<KeyMap>]>,
+    shards: Box<[Mutex<Keys>]>,
     by_token: ConcurrentMap<Token, Arc<Flight>, PreHashed>,
 }
 
@@ -141,7 +153,7 @@ impl Default for FlightTable {
 /// The lock of one key, which some other keys share.
 pub struct KeyLock<'a> {
     flights: &'a FlightTable,
-    map: MutexGuard<'a, KeyMap>,
+    keys: MutexGuard<'a, Keys>,
     key: &'a [u8],
 }
 
@@ -150,7 +162,7 @@ impl FlightTable {
     /// tier, timers, a flight's state.
     pub fn lock<'a>(&'a self, key: &'a [u8]) -> KeyLock<'a> {
         let shard = (hash_key(key) >> 32) as usize % SHARDS;
-        KeyLock { flights: self, map: self.shards[shard].lock(), key }
+        KeyLock { flights: self, keys: self.shards[shard].lock(), key }
     }
 
     /// Whether a flight is attached to the key, queued or running.
@@ -183,6 +195,20 @@ impl FlightTable {
         self.by_token.is_empty()
     }
 
+    /// The least number of a load that runs and may yet be stored.
+    pub fn oldest(&self) -> Option<u64> {
+        let running = |flight: &Flight| {
+            let state = flight.state.lock();
+            (state.phase == Phase::Running).then_some(state.seq)
+        };
+        self.by_token.iter().filter_map(|flight| running(&flight)).min()
+    }
+
+    /// Waits until whoever holds a key's lock has let go of it once.
+    pub fn pass_locks(&self) {
+        self.shards.iter().for_each(|shard| drop(shard.lock()));
+    }
+
     /// Every flight that has not ended.
     pub fn all(&self) -> Vec<Arc<Flight>> {
         self.by_token.iter().map(|flight| Arc::clone(&flight)).collect()
@@ -193,7 +219,7 @@ impl FlightTable {
     pub fn all_attached(&self) -> Vec<Arc<Flight>> {
         let mut attached = Vec::new();
         for shard in &self.shards {
-            let map = shard.lock();
+            let map = &shard.lock().flights;
             assert!(map.iter().all(|(key, flight)| *key == flight.key));
             attached.extend(map.values().cloned());
         }
@@ -202,27 +228,32 @@ impl FlightTable {
 }
 
 impl KeyLock<'_> {
+    /// What the keys of this lock went through lately.
+    pub fn recent(&mut self) -> &mut Recent {
+        &mut self.keys.recent
+    }
+
     /// The flight attached to the key.
     pub fn attached(&self) -> Option<&Arc<Flight>> {
-        self.map.get(self.key)
+        self.keys.flights.get(self.key)
     }
 
     /// Attaches a flight, the key having none.
     pub fn attach(&mut self, flight: &Arc<Flight>) {
         self.flights.by_token.insert(flight.token, Arc::clone(flight));
-        self.map.insert(Arc::clone(&flight.key), Arc::clone(flight));
+        self.keys.flights.insert(Arc::clone(&flight.key), Arc::clone(flight));
     }
 
     /// Detaches whatever is attached.
     pub fn detach(&mut self) -> Option<Arc<Flight>> {
-        self.map.remove(self.key)
+        self.keys.flights.remove(self.key)
     }
 
     /// Detaches `flight` if it is the one attached, and says whether it was.
     pub fn detach_if(&mut self, flight: &Flight) -> bool {
         let attached = self.attached().is_some_and(|f| f.token == flight.token);
         if attached {
-            self.map.remove(self.key);
+            self.keys.flights.remove(self.key);
         }
         attached
     }

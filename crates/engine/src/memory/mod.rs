@@ -97,6 +97,9 @@ const SHARE_SLACK: u64 = 64;
 /// Victims taken while a lock is held.
 const BATCH: usize = 32;
 
+/// Slots looked at while a lock is held, by a walk.
+const WALK: u32 = 128;
+
 /// Entries taken from a shard at a time while listing.
 const PAGE: usize = 256;
 
@@ -361,6 +364,24 @@ impl MemoryTier {
         self.shards.iter().map(Shard::next_expiry).min().filter(|at| *at != FOREVER)
     }
 
+    /// Goes on with a walk over all entries: adds to `found` those of the next slots for which `pick` holds, and says whether
+    /// there is more. An entry that is there throughout is met once; `pick` is called under a lock of the tier.
+    pub fn walk(&self, walk: &mut Walk, found: &mut Vec<Entry>, pick: impl Fn(&Entry) -> bool) -> bool {
+        let Some(shard) = self.shards.get(walk.shard) else { return false };
+        let next = shard.with(|inner| {
+            inner.walk(walk.slot, WALK, |entry| {
+                if pick(entry) {
+                    found.push(entry.clone());
+                }
+            })
+        });
+        match next {
+            Some(slot) => walk.slot = slot,
+            None => *walk = Walk { shard: walk.shard + 1, slot: 0 },
+        }
+        walk.shard < self.shards.len()
+    }
+
     /// What an entry weighs here.
     pub fn weigh(&self, entry: &Entry) -> u64 {
         (self.weigh)(entry)
@@ -436,6 +457,13 @@ impl MemoryTier {
         assert_eq!(self.shards.iter().map(Shard::giants).sum::<u64>(), self.budget.giants());
         assert!(sum <= self.budget.limit());
     }
+}
+
+/// Where a walk over all entries stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Walk {
+    shard: usize,
+    slot: u32,
 }
 
 /// An entry on its way into the tier.

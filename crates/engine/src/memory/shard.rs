@@ -75,6 +75,11 @@ impl Inner {
         self.slots.entry(id)
     }
 
+    /// See [`Slots::walk`].
+    pub fn walk(&self, first: Id, max: Id, look: impl FnMut(&Entry)) -> Option<Id> {
+        self.slots.walk(first, max, look)
+    }
+
     /// Slots, leaves and bytes of ghosts there are, used or not.
     #[cfg(test)]
     pub fn sizes(&self) -> [usize; 3] {

@@ -136,6 +136,14 @@ impl Slots {
         Some(old)
     }
 
+    /// Hands up to `max` slots from `first` on to `look`, those that are in use. Where to go on; `None` at the end.
+    pub fn walk(&self, first: Id, max: Id, mut look: impl FnMut(&Entry)) -> Option<Id> {
+        let end = (self.pages.len() as Id) << PAGE_BITS;
+        let next = first.saturating_add(max).min(end);
+        (first..next).filter_map(|id| self.slot(id).entry.as_ref()).for_each(&mut look);
+        (next < end).then_some(next)
+    }
+
     /// The entry in a slot.
     ///
     /// # Panics

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stripe::Striped;
+use crate::invalidation::target::TargetKind;
 
 /// An event that belongs to a key, counted under the `define()` pattern of that key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,14 @@ pub enum Event {
     EvictedForBudget,
     /// An entry dropped because it could no longer be served.
     EvictedExpired,
-    /// An invalidation applied.
-    Invalidation,
+    /// An invalidation applied, by the kind of its target.
+    InvalidatedKey,
+    InvalidatedPrefix,
+    InvalidatedPattern,
+    InvalidatedTag,
+    InvalidatedAll,
+    /// An entry that an invalidation has cut was taken out, or made stale.
+    Swept,
     /// A miss that joined a load already running; it is counted as [`RouteEvent::Miss`] too.
     Coalesced,
     /// A background refresh dropped because the queue was full.
@@ -51,6 +58,19 @@ pub enum Event {
 }
 
 const EVENTS: usize = Event::ListenerError as usize + 1;
+
+impl Event {
+    /// An invalidation of such a target.
+    pub fn invalidation(kind: TargetKind) -> Self {
+        match kind {
+            TargetKind::Key => Self::InvalidatedKey,
+            TargetKind::Prefix => Self::InvalidatedPrefix,
+            TargetKind::Pattern => Self::InvalidatedPattern,
+            TargetKind::Tag => Self::InvalidatedTag,
+            TargetKind::All => Self::InvalidatedAll,
+        }
+    }
+}
 
 /// Sums for one route.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,8 +108,10 @@ pub struct Totals {
     pub evicted_for_budget: u64,
     /// See [`Event::EvictedExpired`].
     pub evicted_expired: u64,
-    /// See [`Event::Invalidation`].
-    pub invalidations: u64,
+    /// Invalidations applied, in the order of [`TargetKind::ALL`].
+    pub invalidated: [u64; 5],
+    /// See [`Event::Swept`].
+    pub swept: u64,
     /// See [`Event::Coalesced`].
     pub coalesced: u64,
     /// See [`Event::RefreshDropped`].
@@ -104,6 +126,11 @@ impl Totals {
     /// Entries dropped for whatever reason.
     pub fn evictions(&self) -> u64 {
         self.evicted_for_budget + self.evicted_expired
+    }
+
+    /// Invalidations applied, of whatever kind.
+    pub fn invalidations(&self) -> u64 {
+        self.invalidated.iter().sum()
     }
 
     /// hits / (hits + misses); 0 before the first get.
@@ -172,7 +199,8 @@ impl Counters {
             errors: keys.errors + listener_errors,
             evicted_for_budget: of(Event::EvictedForBudget),
             evicted_expired: of(Event::EvictedExpired),
-            invalidations: of(Event::Invalidation),
+            invalidated: TargetKind::ALL.map(|kind| of(Event::invalidation(kind))),
+            swept: of(Event::Swept),
             coalesced: of(Event::Coalesced),
             refreshes_dropped: of(Event::RefreshDropped),
             listener_errors,
@@ -309,28 +337,30 @@ mod tests {
             Event::NearHit,
             Event::EvictedForBudget,
             Event::EvictedExpired,
-            Event::Invalidation,
             Event::Coalesced,
             Event::RefreshDropped,
             Event::ListenerError,
+            Event::Swept,
         ];
-        for (i, event) in events.into_iter().enumerate() {
+        let events = events.into_iter().chain(TargetKind::ALL.map(Event::invalidation));
+        for (i, event) in events.enumerate() {
             counters.count_n(event, 1 << i);
         }
         let expected = Totals {
             near_hits: 1,
             evicted_for_budget: 2,
             evicted_expired: 4,
-            invalidations: 8,
-            coalesced: 16,
-            refreshes_dropped: 32,
-            listener_errors: 64,
+            coalesced: 8,
+            refreshes_dropped: 16,
+            listener_errors: 32,
             // A listener that threw is an error.
-            errors: 64,
+            errors: 32,
+            swept: 64,
+            invalidated: [128, 256, 512, 1024, 2048],
             ..Default::default()
         };
         assert_eq!(counters.totals(), expected);
-        assert_eq!(expected.evictions(), 6);
+        assert_eq!((expected.evictions(), expected.invalidations()), (6, 0b1111_1000_0000));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt::{Display, Write as _};
 
 use super::counters::{RouteTotals, Totals};
 use super::latency::{LatencyTotals, Op};
+use crate::invalidation::target::TargetKind;
 use crate::load::breaker::State;
 
 /// What the text says, whole.
@@ -84,7 +85,12 @@ fn events(text: &mut Text, t: &Totals) {
     counter("kvcache_refreshes_dropped_total", "Refreshes dropped because the queue was full.", t.refreshes_dropped);
     counter("kvcache_errors_total", "Failed loads, serializations and listeners.", t.errors);
     counter("kvcache_listener_errors_total", "Event listeners that threw.", t.listener_errors);
-    counter("kvcache_invalidations_total", "Invalidations applied.", t.invalidations);
+    counter("kvcache_swept_entries_total", "Entries that invalidations have cut, as they were cleared away.", t.swept);
+    let mut invalidations =
+        text.family("kvcache_invalidations_total", Type::Counter, "Invalidations, by what they named.");
+    for (kind, count) in TargetKind::ALL.into_iter().zip(t.invalidated) {
+        invalidations.sample("", &[("target", kind.as_str())], count);
+    }
     let mut evictions = text.family("kvcache_evictions_total", Type::Counter, "Entries dropped, by reason.");
     evictions.sample("", &[("reason", "budget")], t.evicted_for_budget);
     evictions.sample("", &[("reason", "expired")], t.evicted_expired);
@@ -287,7 +293,8 @@ mod tests {
             errors: 5,
             evicted_for_budget: 6,
             evicted_expired: 7,
-            invalidations: 8,
+            invalidated: [8, 80, 81, 82, 83],
+            swept: 21,
             coalesced: 9,
             refreshes_dropped: 11,
             listener_errors: 12,
@@ -363,7 +370,7 @@ mod tests {
             ("kvcache_stale_total", 3.0),
             ("kvcache_background_updates_total", 4.0),
             ("kvcache_errors_total", 5.0),
-            ("kvcache_invalidations_total", 8.0),
+            ("kvcache_swept_entries_total", 21.0),
             ("kvcache_coalesced_total", 9.0),
             ("kvcache_refreshes_dropped_total", 11.0),
             ("kvcache_listener_errors_total", 12.0),
@@ -376,6 +383,9 @@ mod tests {
             ("kvcache_refreshes_running", 18.0),
         ] {
             assert_eq!(value(&text, metric, &[]), expected, "{metric}");
+        }
+        for (kind, expected) in [("key", 8.0), ("prefix", 80.0), ("pattern", 81.0), ("tag", 82.0), ("all", 83.0)] {
+            assert_eq!(value(&text, "kvcache_invalidations_total", &[("target", kind)]), expected, "{kind}");
         }
         assert_eq!(value(&text, "kvcache_evictions_total", &[("reason", "budget")]), 6.0);
         assert_eq!(value(&text, "kvcache_evictions_total", &[("reason", "expired")]), 7.0);
@@ -419,7 +429,7 @@ mod tests {
     #[test]
     fn a_cache_without_patterns_and_origins_has_no_empty_families() {
         let text = render(&Snapshot::default());
-        assert!(!text.contains("pattern") && !text.contains("breaker"), "{text}");
+        assert!(!text.contains("kvcache_pattern") && !text.contains("breaker"), "{text}");
         parse(&text);
     }
 

@@ -54,7 +54,7 @@ fn small_values_and_those_that_do_not_shrink_stay_plain() {
     assert!(!w.work_announced());
     let mut rng = fastrand::Rng::with_seed(1);
     let noise: Vec<_> = std::iter::repeat_with(|| rng.u8(..)).take(LONG).collect();
-    let value = Value { kind: Kind::Bytes, bytes: &noise, metadata: b"", ages: FRESH, route: 0 };
+    let value = Value { kind: Kind::Bytes, bytes: &noise, metadata: b"", ages: FRESH, route: 0, links: b"" };
     w.engine.commit(w.engine.prepare(b"noise", &value).unwrap());
     w.work();
     for key in ["small", "noise"] {

@@ -142,7 +142,7 @@ fn what_takes_how_long_is_measured_on_the_engines_clock() {
 fn routes_have_figures_of_their_own_in_the_metrics() {
     let w = World::new(with_breaker(5, 1_000));
     assert_eq!(["item:*", "user:*"].map(|pattern| w.engine.route(pattern)), [1, 2]);
-    let value = Value { kind: Kind::Text, bytes: b"v", metadata: b"", ages: STALE, route: 2 };
+    let value = Value { kind: Kind::Text, bytes: b"v", metadata: b"", ages: STALE, route: 2, links: b"" };
     w.engine.commit(w.engine.prepare(b"user:1", &value).unwrap());
     w.get("user:1");
     let how = Begin { route: 2, ..w.how() };

@@ -66,10 +66,10 @@ fn force_joins_a_refresh_that_runs() {
 #[test]
 fn the_leader_is_given_the_copy_in_hand() {
     let w = World::new(config());
-    let Begun::Lead { token, stale: None } = w.begin("none") else { panic!("a copy of nothing") };
+    let Begun::Lead { token, stale: None, .. } = w.begin("none") else { panic!("a copy of nothing") };
     w.abort(token);
     w.put("k", "old", ON_ERROR);
-    let Begun::Lead { token, stale: Some(copy) } = w.begin("k") else { panic!("no copy") };
+    let Begun::Lead { token, stale: Some(copy), .. } = w.begin("k") else { panic!("no copy") };
     assert_eq!(text(&copy), "old");
     assert!(!copy.is_servable());
     w.abort(token);
@@ -94,7 +94,7 @@ fn what_is_reported_twice_counts_once() {
     let token = w.lead("k");
     w.settle(token, "first", FRESH);
     let before = w.engine.stats().totals;
-    let gone = Settled { stored: Stored::Gone, batch: BatchEnd::None };
+    let gone = Settled { stored: Stored::Gone, batch: BatchEnd::None, cut: 0 };
     assert_eq!(w.settle(token, "second", FRESH), gone);
     assert_eq!(w.fail(token), gone);
     assert_eq!(w.settle(token + 1_000_000, "of nobody", FRESH), gone);

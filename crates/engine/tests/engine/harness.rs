@@ -84,7 +84,7 @@ pub fn with_queue(concurrency: usize, max_queued: usize) -> Config {
 }
 
 pub fn value(bytes: &str, ages: Ages) -> Value<'_> {
-    Value { kind: Kind::Text, bytes: bytes.as_bytes(), metadata: b"", ages, route: 0 }
+    Value { kind: Kind::Text, bytes: bytes.as_bytes(), metadata: b"", ages, route: 0, links: b"" }
 }
 
 impl World {
@@ -177,7 +177,7 @@ impl World {
     }
 
     pub fn not_modified(&self, token: Token, ages: Ages) -> Stored {
-        self.engine.settle(token, &Loaded::NotModified { ages, metadata: None }).stored
+        self.engine.settle(token, &Loaded::NotModified { ages, metadata: None, links: None }).stored
     }
 
     pub fn fail(&self, token: Token) -> Settled {

@@ -13,7 +13,7 @@ fn by(w: &World, thread: ThreadId) -> Begin {
 /// What landed, in short.
 fn landed(w: &World, thread: ThreadId, token: u64) -> String {
     match w.engine.take_landed(thread, token) {
-        Some(Landed::Value(entry, stored)) => {
+        Some(Landed::Value(entry, stored, _)) => {
             format!("{} {stored}", String::from_utf8_lossy(entry.value()))
         }
         Some(Landed::Failed(why)) => format!("failed {}", String::from_utf8_lossy(&why)),
@@ -43,8 +43,8 @@ fn who_watches_a_flight_is_told_once_and_takes_its_value_once() {
 fn a_value_that_is_not_stored_reaches_those_who_watch() {
     for (loaded, expected) in [
         (Loaded::Passing(value("v", FRESH)), "v false"),
-        (Loaded::PassingCopy { metadata: None }, "old false"),
-        (Loaded::NotModified { ages: FRESH, metadata: None }, "old true"),
+        (Loaded::PassingCopy { metadata: None, links: None }, "old false"),
+        (Loaded::NotModified { ages: FRESH, metadata: None, links: None }, "old true"),
         (Loaded::Unstored, "Some(Nothing)"),
     ] {
         let w = World::new(config());

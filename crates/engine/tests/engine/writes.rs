@@ -136,7 +136,7 @@ fn a_write_between_a_time_out_and_its_report_is_heeded() {
         w.pass(10);
         write(&w);
         // The refresh ran when the key was written: there is nothing to be tried again.
-        assert_eq!(w.fail(token), Settled { stored: Stored::No, batch: BatchEnd::Finished });
+        assert_eq!(w.fail(token), Settled { stored: Stored::No, batch: BatchEnd::Finished, cut: 0 });
         w.assert_at_rest(&[token]);
     }
 }
@@ -199,7 +199,7 @@ fn a_load_over_the_whole_budget_is_not_stored_nor_is_what_it_outdates() {
 fn what_is_put_is_given_back_whole() {
     let w = World::new(config());
     let ages = Ages { max_age: 10, stale_age: 20, stale_if_error: 30 };
-    let value = Value { kind: Kind::V8, bytes: &[0, 255, 1], metadata: b"{\"m\":1}", ages, route: 7 };
+    let value = Value { kind: Kind::V8, bytes: &[0, 255, 1], metadata: b"{\"m\":1}", ages, route: 7, links: b"" };
     w.clock.advance_millis(5);
     let entry = w.engine.prepare("clé:☃".as_bytes(), &value).unwrap();
     // The ages count from the put, not from its preparation.
@@ -223,10 +223,10 @@ fn what_is_put_is_given_back_whole() {
 fn a_load_that_says_not_modified_renews_the_copy_in_hand() {
     let w = World::new(config());
     let ages = Ages { max_age: 10, stale_age: 10, stale_if_error: 1_000 };
-    let value = Value { kind: Kind::Buffer, bytes: b"bytes", metadata: b"\"etag\"", ages, route: 0 };
+    let value = Value { kind: Kind::Buffer, bytes: b"bytes", metadata: b"\"etag\"", ages, route: 0, links: b"" };
     w.engine.commit(w.engine.prepare(b"k", &value).unwrap());
     w.clock.advance_millis(500);
-    let Begun::Lead { token, stale: Some(copy) } = w.begin("k") else { panic!("no copy in hand") };
+    let Begun::Lead { token, stale: Some(copy), .. } = w.begin("k") else { panic!("no copy in hand") };
     assert_eq!((copy.age, copy.freshness), (500, Freshness::OnError));
     assert_eq!(w.engine.copy_in_hand(token).unwrap().entry.value(), b"bytes");
     assert_eq!(w.not_modified(token, ages), Stored::Yes);
@@ -241,7 +241,7 @@ fn metadata_given_with_not_modified_takes_the_place_of_the_old() {
     let w = World::new(config());
     w.put("k", "v", ON_ERROR);
     let token = w.lead("k");
-    let loaded = Loaded::NotModified { ages: FRESH, metadata: Some(b"\"new\"") };
+    let loaded = Loaded::NotModified { ages: FRESH, metadata: Some(b"\"new\""), links: None };
     assert_eq!(w.engine.settle(token, &loaded).stored, Stored::Yes);
     assert_eq!(w.get("k").unwrap().entry.metadata(), b"\"new\"");
 }

@@ -366,7 +366,7 @@ impl World {
                 self.check_found(key, &found, &item);
                 assert_eq!(found.refresh_due, refresh_due);
             }
-            (engine::Begun::Lead { token, stale }, Begun::Lead { flight, copy }) => {
+            (engine::Begun::Lead { token, stale, .. }, Begun::Lead { flight, copy }) => {
                 self.reference.name(flight, token, parent);
                 self.check_copy(key, stale, copy);
                 self.tokens.push(token);
@@ -424,11 +424,16 @@ impl World {
         let loaded = match &brought {
             Brought::Unstored => Loaded::Unstored,
             Brought::NotModified { ages, metadata } => {
-                Loaded::NotModified { ages: *ages, metadata: metadata.as_deref() }
+                Loaded::NotModified { ages: *ages, metadata: metadata.as_deref(), links: None }
             }
-            Brought::Value { value, metadata, ages, route, .. } => {
-                Loaded::Value(Value { kind: Kind::Bytes, bytes: value, metadata, ages: *ages, route: *route })
-            }
+            Brought::Value { value, metadata, ages, route, .. } => Loaded::Value(Value {
+                kind: Kind::Bytes,
+                bytes: value,
+                metadata,
+                ages: *ages,
+                route: *route,
+                links: b"",
+            }),
         };
         let copy = self.reference.flight_of(token).and_then(|flight| flight.copy.clone()).map(|copy| copy.value);
         let lands = match &brought {
@@ -558,6 +563,7 @@ impl World {
             metadata: &item.metadata,
             ages: item.ages,
             route: item.route,
+            links: b"",
         };
         match self.engine.prepare(&self.keys[key], &value) {
             Ok(entry) => self.engine.commit(entry),
@@ -572,7 +578,7 @@ impl World {
         let value = vec![0; self.budget as usize];
         self.note(|| format!("put {key} too large"));
         let ages = Self::ages(choices);
-        let value = Value { kind: Kind::Bytes, bytes: &value, metadata: b"", ages, route: 0 };
+        let value = Value { kind: Kind::Bytes, bytes: &value, metadata: b"", ages, route: 0, links: b"" };
         let refused = self.engine.prepare(&self.keys[key], &value).map(drop).map_err(|error| error.code());
         assert_eq!(refused, Err("ERR_KVCACHE_VALUE_TOO_LARGE"));
     }
@@ -902,7 +908,7 @@ impl World {
                         assert!(self.engine.take_inflated(number).is_none());
                     }
                     // To all threads alike.
-                    Event::Idle | Event::Breaker { .. } | Event::Evicted { .. } => {}
+                    Event::Idle | Event::Breaker { .. } | Event::Evicted { .. } | Event::Invalidated { .. } => {}
                 }
             }
         }
