@@ -152,10 +152,22 @@ export interface EntryOptions {
    * Anything JSON can carry, kept with the value; see {@link KvCache.getWithMetadata}. At most 1024 bytes as JSON text.
    */
   metadata?: Json | undefined
+  /**
+   * Names by which {@link KvCache.invalidate} finds the value. At most 64, each a string of 1 to 256 bytes of UTF-8. Tags of
+   * different places do not add up: the last word counts. Default: none.
+   */
+  tags?: readonly string[] | undefined
+  /**
+   * Keys that this value was made from, at most 64. When one of them is invalidated, deleted or put, or a load stores other
+   * bytes for it than were there, this value is invalidated too, and so on with what depends on it; softly where the
+   * invalidation was. They need not be cached. It goes with the value: one stored later depends on what is given with it.
+   * Default: none.
+   */
+  dependsOn?: readonly string[] | undefined
 }
 
 /** Options of loading: how old values may get, and how long a fetcher may take. */
-export interface LoadOptions extends Omit<EntryOptions, 'metadata'> {
+export interface LoadOptions extends Omit<EntryOptions, 'metadata' | 'tags' | 'dependsOn'> {
   /**
    * Counted from the get, for each caller by itself: after it a slow fetcher is left running, and the caller gets the
    * value in hand if that is within `staleIfError`. Without such a value it waits on. Milliseconds or a string with a
@@ -272,14 +284,19 @@ export interface FetchContext<T = unknown> {
   readonly signal: AbortSignal
   /**
    * Why it runs: `'miss'`, nothing is in hand; `'stale'`, a background refresh; `'expired'`, what is in hand is past
-   * `staleAge`; `'forced'`, a get with `forceFresh`.
+   * `staleAge`; `'invalidated'`, what was cached was invalidated (then there is a copy in hand only if softly; long ago, or
+   * after many others, it may be told as a miss); `'forced'`, a get with `forceFresh`.
    */
-  readonly reason: 'miss' | 'stale' | 'expired' | 'forced'
-  /** The copy in hand, when there is one: its value, its age in seconds, its metadata. */
+  readonly reason: 'miss' | 'stale' | 'expired' | 'invalidated' | 'forced'
+  /**
+   * The copy in hand, when there is one: its value, its age in seconds, its metadata. There is none after a hard
+   * invalidation.
+   */
   readonly stale?: { readonly value: T; readonly age: number; readonly metadata: Json | undefined }
   /**
    * Changes this entry's options from what was fetched. May be called more than once; the last word on each option
-   * counts. Throws `ERR_KVCACHE_INVALID_OPTION`.
+   * counts. A tag or dependency set here that was invalidated while the load ran counts as invalidated: the value is not
+   * stored, those who began to wait before get it, those who came later load again. Throws `ERR_KVCACHE_INVALID_OPTION`.
    * @example
    * const price = await cache.get('price:42', async (key, context) => {
    *   const response = await fetch(`https://shop.example/${key}`, { signal: context.signal })
@@ -315,6 +332,30 @@ export type BatchFetcher<T> = (
   context: { readonly signal: AbortSignal }
 ) => Promise<ReadonlyMap<string, T | Error> | Readonly<Record<string, T | Error>>>
 
+// --- Invalidating ----------------------------------------------------------------------------------------------------
+
+/**
+ * What to invalidate. A string is a key, or a pattern where it holds a `*` that is not escaped: `'user:12345:*'`,
+ * `'user:*:profile'`. A star stands for any run of characters, none and `:` included; the pattern covers the whole key; `\\*` is a
+ * star, `\\\\` a backslash, and nothing else is special. `{ key }` and `{ prefix }` take text as it is.
+ */
+export type Target =
+  | string
+  | { key: string }
+  | { prefix: string }
+  | { pattern: string }
+  | { tag: string }
+  | { all: true }
+
+/** Options of {@link KvCache.invalidate}. */
+export interface InvalidateOptions {
+  /**
+   * Ends freshness only: readers get the old value at once while one refresh runs; age limits stay as they are; what a load
+   * already running brings is stored as stale. Default false.
+   */
+  soft?: boolean | undefined
+}
+
 // --- Results ---------------------------------------------------------------------------------------------------------
 
 /** A value and what the cache knows of it. */
@@ -330,11 +371,11 @@ export interface Entry<T> {
   state: 'fresh' | 'stale' | 'loaded' | 'stale-if-error'
   /** Seconds since it was fetched or found unmodified; 0 when loaded. */
   age: number
-  /** Seconds for which it is fresh, jitter applied; 0 when it was not stored. */
+  /** Seconds for which it is fresh, jitter applied; 0 when it was not stored, or its freshness was ended by an invalidation. */
   maxAge: number
-  /** Always empty in this version. */
+  /** As given with {@link EntryOptions.tags}, each once. */
   tags: string[]
-  /** Always empty in this version. */
+  /** As given with {@link EntryOptions.dependsOn}, each once. */
   dependsOn: string[]
 }
 
@@ -397,8 +438,10 @@ export interface Stats {
   errors: number
   /** Entries removed to keep the budget. */
   evictions: number
-  /** Entries removed by invalidation. */
+  /** Invalidations: targets given to {@link KvCache.invalidate}. */
   invalidations: number
+  /** Entries that invalidations have removed, or made stale, so far: those of a key at once, others soon, in the background. */
+  swept: number
   /** Misses that joined a load already running. */
   coalesced: number
   /** hits / (hits + misses); 0 before the first. */
@@ -449,6 +492,11 @@ export interface BreakerState {
 export interface Events {
   /** An entry was removed: to keep the budget, or because nothing can serve it any more. `bytes`: what that freed. */
   evict: { key: string; bytes: number; reason: 'budget' | 'expired' }
+  /**
+   * A target was invalidated, and what it covered was cleared away: `swept` entries of this process that nothing had replaced
+   * before. `target` is as it was given. Comes at once for a key; for all else when the sweep that follows is over.
+   */
+  invalidate: { target: Target; soft: boolean; swept: number; from: 'local' | 'remote' }
   /**
    * A background refresh ended, after `ms` milliseconds: with success, or with `error` once its retries were used up.
    */
@@ -864,6 +912,37 @@ export class KvCache {
    * }
    */
   list(options?: ListOptions): Promise<ListResult>
+
+  /**
+   * Invalidates everything that a target covers, however many keys that are, at the same cost. From the moment this resolves no
+   * get() in this process returns what was there before, not even in place of a failed load; a load already running answers
+   * those who wait for it, and is not stored; a get() begun later loads anew. What was covered is cleared out of memory
+   * afterwards, in the background.
+   *
+   * Of several targets all are looked at before any is invalidated.
+   * @throws ERR_KVCACHE_INVALID_OPTION, ERR_KVCACHE_INVALID_KEY, ERR_KVCACHE_CLOSED
+   * @example
+   * await cache.invalidate('user:42')
+   * await cache.invalidate('user:42:*')
+   * await cache.invalidate([{ tag: 'prices' }, { prefix: 'cart:' }])
+   * await cache.invalidate({ tag: 'news' }, { soft: true })
+   */
+  invalidate(target: Target | readonly Target[], options?: InvalidateOptions): Promise<void>
+
+  /**
+   * From now on the value of `child` is invalidated whenever that of `parent` is, or changes, as by
+   * {@link EntryOptions.dependsOn}; but it stays until it is removed, whatever is stored, and whether the keys are cached or
+   * not. Cycles are allowed. Takes about 60 bytes.
+   * @throws ERR_KVCACHE_INVALID_KEY, ERR_KVCACHE_CLOSED
+   */
+  addDependency(parent: string, child: string): void
+
+  /**
+   * Takes back what {@link addDependency} did: for one child, or for all children of `parent`. What was invalidated by it stays so.
+   * One that is not there is no error. Without `child` it looks at every dependency there is: some milliseconds for a million.
+   * @throws ERR_KVCACHE_INVALID_KEY, ERR_KVCACHE_CLOSED
+   */
+  removeDependency(parent: string, child?: string): void
 
   /**
    * Routes keys that match a pattern to a fetcher and options, so that get(key) alone loads. In a pattern `*` stands

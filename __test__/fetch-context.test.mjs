@@ -132,7 +132,7 @@ test('set() works in a background refresh', async t => {
 test('set() refuses what is no option, by throwing in the fetcher', async t => {
   const cache = open(t, { breaker: false })
   for (const bad of [
-    { maxAge: -1 }, { colour: 'red' }, { metadata: 'x'.repeat(2000) }, { tags: ['t'] }, { dependsOn: ['k'] },
+    { maxAge: -1 }, { colour: 'red' }, { metadata: 'x'.repeat(2000) }, { tags: 't' }, { dependsOn: [''] },
     { signal: null }, 5, 'x', null
   ]) {
     let thrown

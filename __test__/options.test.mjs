@@ -41,24 +41,15 @@ test('what is not built yet is refused as an option and absent as a method', t =
   }
   const cache = open(t)
   for (const method of [
-    'invalidate', 'addDependency', 'removeDependency', 'versioned', 'onEvent', 'dispatch'
+    'versioned', 'onEvent', 'dispatch'
   ]) {
     assert.equal(cache[method], undefined, method)
     assert.ok(!(method in cache), method)
   }
-  throws(() => cache.on('invalidate', () => {}), 'INVALID_OPTION', 'invalidate')
 })
 
-test('tags and dependencies are refused until they mean something', async t => {
-  const cache = open(t)
+test('tags and dependencies belong to entries, not to a cache', () => {
   for (const options of [{ tags: ['a'] }, { tags: [] }, { dependsOn: ['a'] }]) {
-    await rejects(cache.put('k', 1, options), 'INVALID_OPTION', Object.keys(options)[0])
-    await rejects(
-      cache.get('k', () => 1, options),
-      'INVALID_OPTION',
-      Object.keys(options)[0]
-    )
-    throws(() => cache.define('a:*', () => 1, options), 'INVALID_OPTION', Object.keys(options)[0])
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])
   }
 })

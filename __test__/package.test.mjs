@@ -21,8 +21,9 @@ test('it exports what is built, and nothing else', () => {
 test('the public surface is that of the contract', () => {
   const methods = Object.getOwnPropertyNames(imported.KvCache.prototype).filter(name => name !== 'constructor')
   assert.deepEqual(methods.sort(), [
-    'asKVNamespace', 'breaker', 'close', 'define', 'delete', 'flush', 'get', 'getMany', 'getWithMetadata', 'has', 'list', 'metrics',
-    'off', 'on', 'peek', 'put', 'putMany', 'stats', 'wrap'
+    'addDependency', 'asKVNamespace', 'breaker', 'close', 'define', 'delete', 'flush', 'get', 'getMany',
+    'getWithMetadata', 'has', 'invalidate', 'list', 'metrics', 'off', 'on', 'peek', 'put', 'putMany', 'removeDependency',
+    'stats', 'wrap'
   ])
   assert.equal(typeof imported.KvCache.prototype[Symbol.asyncDispose], 'function')
   assert.deepEqual(Object.keys(new imported.KvCache()), [], 'nothing of the inside is enumerable')

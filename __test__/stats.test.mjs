@@ -5,7 +5,7 @@ import { assert, EXPIRED, open, reasonOf, STALE, test } from './helpers/kv.mjs'
 import { controlled, counted, settle, sleep, until } from './helpers/async.mjs'
 
 const NUMBERS = [
-  'hits', 'nearHits', 'misses', 'stale', 'backgroundUpdates', 'errors', 'evictions', 'invalidations', 'coalesced',
+  'hits', 'nearHits', 'misses', 'stale', 'backgroundUpdates', 'errors', 'evictions', 'invalidations', 'swept', 'coalesced',
   'hitRatio', 'staleRatio', 'entries', 'bytes', 'bytesBeforeCompression', 'queued', 'running', 'refreshesDropped'
 ]
 

@@ -108,7 +108,7 @@ describe('layer', () => {
     assert.deepEqual({ ...layer(good, 'wrap') }, {
       maxAge: 1000, staleAge: 2000, staleIfError: 3000, jitter: 0.5, metadata: '{"a":1}', softTimeout: 4,
         hardTimeout: 5,
-      origin: 'db', signal, forceFresh: true, key: good.key
+      tags: undefined, dependsOn: undefined, origin: 'db', signal, forceFresh: true, key: good.key
     })
   })
 
@@ -131,14 +131,28 @@ describe('layer', () => {
     for (const name of ['maxage', 'ttl', '', '0', 'toString', '__proto__x', 'memory']) {
       assert.throws(() => layer({ [name]: 1 }, 'get'), { ...refused, option: name })
     }
-    const message = /'ttl' of put\(\) is not known; allowed: maxAge, staleAge, staleIfError, jitter, metadata$/
+    const message = /'ttl' of put\(\) is not known; allowed: maxAge, staleAge, staleIfError, jitter, metadata, tags, dependsOn$/
     assert.throws(() => layer({ ttl: 1 }, 'put'), { message })
     assert.throws(() => layer(JSON.parse('{"__proto__":1}'), 'get'), { ...refused, option: '__proto__' })
   })
 
-  it('refuses what comes in a later version as such', () => {
-    for (const name of ['tags', 'dependsOn']) {
-      assert.throws(() => layer({ [name]: [] }, 'get'), { ...refused, message: /not available in this version/ })
+  it('reads tags and dependencies, each once, and shares no array with the user', () => {
+    const given = ['a', 'ü', 'a']
+    const { tags, dependsOn } = layer({ tags: given, dependsOn: given }, 'put')
+    assert.deepEqual([tags, dependsOn], [['a', 'ü'], ['a', 'ü']])
+    given.push('later')
+    assert.deepEqual(tags, ['a', 'ü'])
+    assert.deepEqual(layer({ tags: [] }, 'set').tags, [])
+  })
+
+  it('refuses tags that are none, too long or too many, and dependencies that are no keys', () => {
+    const many = Array.from({ length: 65 }, (_, n) => `${n}`)
+    assert.equal(layer({ tags: [...many.slice(1), '1'] }, 'get').tags?.length, 64)
+    for (const tags of ['a', 5, null, {}, [''], [5], [null], ['\ud800'], ['x'.repeat(257)], ['ü'.repeat(129)], [,], many]) {
+      assert.throws(() => layer({ tags }, 'get'), { ...refused, option: 'tags', message: /1 to 256 bytes|at most 64/ })
+    }
+    for (const dependsOn of ['a', 5, null, {}, [''], [5], ['\ud800'], ['x'.repeat(513)], [,], many]) {
+      assert.throws(() => layer({ dependsOn }, 'get'), { ...refused, option: 'dependsOn', message: /at most 64 keys/ })
     }
   })
 
@@ -238,7 +252,7 @@ describe('resolve', () => {
   it('has the documented defaults', () => {
     assert.deepEqual(resolve(), {
       maxAge: 300_000, staleAge: HOUR, staleIfError: HOUR, jitter: 0, softTimeout: Infinity, hardTimeout: 30_000,
-        metadata: ''
+        metadata: '', tags: undefined, dependsOn: undefined, ties: ''
     })
     assert.deepEqual(resolve(EMPTY, EMPTY), resolve())
   })
@@ -247,8 +261,15 @@ describe('resolve', () => {
     const merged = of({ maxAge: 1, jitter: 0.1, softTimeout: 5 }, { maxAge: 2, metadata: 1 }, {},
       { hardTimeout: 9, metadata: null })
     assert.deepEqual(merged, {
-      maxAge: 2000, staleAge: HOUR, staleIfError: HOUR, jitter: 0.1, softTimeout: 5, hardTimeout: 9, metadata: 'null'
+      maxAge: 2000, staleAge: HOUR, staleIfError: HOUR, jitter: 0.1, softTimeout: 5, hardTimeout: 9, metadata: 'null',
+      tags: undefined, dependsOn: undefined, ties: ''
     })
+  })
+
+  it('lets tags and dependencies take the place of those given before, and none of none', () => {
+    const merged = of({ tags: ['a', 'b'], dependsOn: ['k'] }, { tags: ['ü'] })
+    assert.deepEqual([merged.tags, merged.dependsOn, merged.ties], [['ü'], ['k'], 't2:ük1:k'])
+    assert.equal(of({ tags: ['a'] }, { tags: [] }).ties, '-')
   })
 
   for (const [layers, ages] of [
@@ -331,7 +352,7 @@ describe('cacheOptions', () => {
   }
 
   it('refuses by name what comes in a later version', () => {
-    for (const name of ['tiers', 'tags', 'dependsOn']) {
+    for (const name of ['tiers']) {
       assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name,
         message: /not available in this version/ })
     }
@@ -340,7 +361,7 @@ describe('cacheOptions', () => {
   it('refuses what belongs elsewhere or nowhere', () => {
     assert.throws(() => cacheOptions({ metadata: 1 }), { ...refused,
       message: /does not belong there; allowed: name, memory, near, serializer/ })
-    for (const name of ['origin', 'signal', 'forceFresh', 'key', 'ttl', '__proto__x']) {
+    for (const name of ['origin', 'signal', 'forceFresh', 'key', 'tags', 'dependsOn', 'ttl', '__proto__x']) {
       assert.throws(() => cacheOptions({ [name]: 1 }), { ...refused, option: name })
     }
     assert.throws(() => cacheOptions({ maxAge: 5, staleAge: 1 }), { ...refused, option: 'staleAge' })

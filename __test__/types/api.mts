@@ -147,8 +147,9 @@ void cache.get('a', () => 1, { ttl: 1 })
 void cache.get('a', () => 1, { maxAge: new Date() })
 // @ts-expect-error the memory budget is the cache's
 void cache.get('a', () => 1, { memory: '1mb' })
-// @ts-expect-error not in this version
-void cache.get('a', () => 1, { tags: ['x'] })
+// @ts-expect-error tags are an array
+void cache.get('a', () => 1, { tags: 'x' })
+void cache.get('a', () => 1, { tags: ['x'] as const, dependsOn: ['b'] })
 // @ts-expect-error the fetcher gives something else
 void cache.get<User>('a', () => 'text')
 // @ts-expect-error a promise is not its value
@@ -301,3 +302,27 @@ if (error instanceof KvCacheError) {
   // @ts-expect-error no such code
   if (error.code === 'ERR_KVCACHE_NOPE') throw error
 }
+
+// Invalidating
+
+const targets: Target[] = ['a', 'a:*', { key: 'a' }, { prefix: 'a:' }, { pattern: 'a:*' }, { tag: 't' }, { all: true }]
+exactly<Promise<void>>()(cache.invalidate(targets, { soft: true }), true)
+void cache.invalidate('a')
+exactly<void>()(cache.addDependency('parent', 'child'), true)
+cache.removeDependency('parent')
+cache.removeDependency('parent', 'child')
+cache.on('invalidate', ({ target, soft, swept, from }) => {
+  exactly<Target>()(target, true)
+  exactly<boolean>()(soft, true)
+  exactly<number>()(swept, true)
+  exactly<'local' | 'remote'>()(from, true)
+})
+exactly<number>()(cache.stats().swept, true)
+// @ts-expect-error no such target
+void cache.invalidate({ tags: ['t'] })
+// @ts-expect-error all is true or not there
+void cache.invalidate({ all: false })
+// @ts-expect-error soft is a boolean
+void cache.invalidate('a', { soft: 1 })
+// @ts-expect-error a parent and a child
+cache.addDependency('parent')
