@@ -309,14 +309,10 @@ impl Entry {
         let empty = Self::new(&EntrySpec { value: &[], ..*spec }, stored_at);
         let h = empty.head();
         let ascii = if ascii && spec.kind.is_text() { ASCII } else { 0 };
-        let head = Head {
-            count: AtomicU32::new(1),
-            hook: Hook::new(),
-            uses: AtomicU8::new(0),
-            sizes: h.sizes.with_value(RAW_LEN + spec.value.len()),
-            form: spec.kind as u8 | ascii | (algorithm as u8) << CODEC_SHIFT,
-            ..*h
-        };
+        let head = empty.head_with(
+            h.sizes.with_value(RAW_LEN + spec.value.len()),
+            spec.kind as u8 | ascii | (algorithm as u8) << CODEC_SHIFT,
+        );
         Self::allocate(head, [spec.key, spec.metadata, spec.links, &prefix, spec.value])
     }
 

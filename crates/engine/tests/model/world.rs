@@ -931,7 +931,7 @@ impl World {
     /// What has landed for a thread, taken.
     fn landed_text(&self, thread: ThreadId, token: Token) -> String {
         match self.engine.take_landed(thread, token) {
-            Some(Landed::Value(entry, true)) => value_text(Some(&self.plain(&entry))),
+            Some(Landed::Value(entry, true, _)) => value_text(Some(&self.plain(&entry))),
             Some(Landed::Nothing) => value_text(None),
             Some(Landed::Failed(why)) => format!("failed {}", String::from_utf8_lossy(&why)),
             Some(Landed::TimedOut(after)) => format!("timed out {:?}", Some(after)),
