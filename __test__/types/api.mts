@@ -17,7 +17,8 @@ import type {
   KvCacheErrorCode,
   KvCacheOptions,
   ListResult,
-  Stats
+  Stats,
+  Target
 } from 'kvcache'
 
 interface User {
@@ -129,7 +130,7 @@ exactly<Promise<User>>()(
 const userFetcher: Fetcher<User> = async (key, context) => {
   exactly<string>()(key, true)
   exactly<AbortSignal>()(context.signal, true)
-  exactly<'miss' | 'stale' | 'expired' | 'forced'>()(context.reason, true)
+  exactly<'miss' | 'stale' | 'expired' | 'invalidated' | 'forced'>()(context.reason, true)
   context.set({ maxAge: 5, metadata: { etag: '"1"' } })
   context.noStore()
   if (context.stale) return context.stale.value
@@ -232,8 +233,8 @@ void cache.put('a', 1, { hardTimeout: 1 })
 void cache.putMany([['a']])
 // @ts-expect-error not in this version
 void cache.list({ tier: 'redis' })
-// @ts-expect-error not in this version
-void cache.invalidate('a')
+// @ts-expect-error a target is a string or an object that names one thing
+void cache.invalidate(5)
 
 exactly<void>()(cache.define('user:*', userFetcher, { maxAge: '1m', origin: 'db' }), true)
 cache.define('user:*', key => loadUser(key.length))

@@ -149,7 +149,8 @@ export class KvNamespace {
     const core = this.#open()
     const age = expiration * 1000 - Date.now()
     const ages = { maxAge: age, staleAge: age, staleIfError: age }
-    core.write({ key, kind: body.kind, data: body.data, ages, metadata, route: core.routed(key, []).route }, native.put)
+    const { route } = core.routed(key, [])
+    core.write({ key, kind: body.kind, data: body.data, ages, metadata, ties: '', route }, native.put)
   }
 
   /**
