@@ -516,7 +516,7 @@ export interface Events {
 /**
  * Code of a {@link KvCacheError}.
  * - `ERR_KVCACHE_INVALID_KEY`: a key is no string, empty, over 512 bytes of UTF-8, or holds a lone surrogate. Has
- *   `key`.
+ *   `key`. Of the template tag: a part of a key is not what it may be. Has `part`.
  * - `ERR_KVCACHE_INVALID_OPTION`: an option or argument is unknown or out of its range. Has `option`.
  * - `ERR_KVCACHE_INVALID_VALUE`: a value cannot be stored (undefined, a function, a symbol; under `'json'` a view other
  *   than Uint8Array), or `notModified()` without a copy in hand. Has `key`.
@@ -566,6 +566,8 @@ export class KvCacheError extends Error {
   readonly cause?: unknown
   /** The key it is about, as given, whole (the message shows 64 characters of it). */
   readonly key?: string
+  /** The part of a key that was refused by the template tag {@link key}. */
+  readonly part?: unknown
   /** The option it is about, dotted where nested: `'refresh.concurrency'`. */
   readonly option?: string
   /** Name of the cache whose options disagree. */
@@ -1023,3 +1025,22 @@ export class KvCache {
    */
   [Symbol.asyncDispose](): Promise<void>
 }
+
+// --- Keys from parts -------------------------------------------------------------------------------------------------
+
+/**
+ * Template tag for keys, and for patterns, that are made of parts: ids from a request, names from a database. In each part
+ * `:` `*` `\` and `%` are percent-encoded (RFC 3986), all other characters stay; so no part can end its segment or widen a
+ * pattern, and two different lists of parts never give one key. A number is its decimal text: 1 and `'1'` are one part.
+ *
+ * The template itself is yours and is left as it is: a `*` in it is a star. `` key`user:${id}*` `` is every key that *begins*
+ * so, other ids included; for what belongs to one id write `` key`user:${id}:*` ``.
+ *
+ * Throws `ERR_KVCACHE_INVALID_KEY`, naming the part: it is empty (a missing id must not become a key), holds a lone
+ * surrogate, is a number without a plain decimal form (NaN, Infinity, 1e21), is of another type, or has neither `:` nor `*`
+ * between it and the part before. The length of the key is for who takes it to check.
+ * @example
+ * await cache.get(key`user:${id}:profile`, loadProfile)
+ * await cache.list({ prefix: key`user:${id}:` })
+ */
+export function key(strings: TemplateStringsArray, ...parts: (string | number | bigint)[]): string

@@ -11,11 +11,12 @@ test('import and require give the same classes', () => {
   const required = require('kvcache')
   assert.equal(required.KvCache, imported.KvCache)
   assert.equal(required.KvCacheError, imported.KvCacheError)
+  assert.equal(required.key, imported.key)
 })
 
 test('it exports what is built, and nothing else', () => {
   const names = Object.keys(imported).filter(name => name !== 'default' && name !== 'module.exports')
-  assert.deepEqual(names.sort(), ['KvCache', 'KvCacheError'])
+  assert.deepEqual(names.sort(), ['KvCache', 'KvCacheError', 'key'])
 })
 
 test('the public surface is that of the contract', () => {

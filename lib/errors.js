@@ -174,6 +174,18 @@ export function invalidKey(key, why = whyInvalidKey(key) ?? 'cannot be used') {
 }
 
 /**
+ * ERR_KVCACHE_INVALID_KEY for a part that a key is made of, with `part`.
+ * @param {string} what which part: 'part 2', 'id'
+ * @param {unknown} part
+ * @param {string} why
+ * @returns {KvCacheError}
+ */
+export function invalidPart(what, part, why) {
+  const allowed = 'a non-empty string without lone surrogates, a number with a plain decimal form, or a BigInt'
+  return new KvCacheError('ERR_KVCACHE_INVALID_KEY', `${what} of a key, ${show(part)}, ${why}; allowed: ${allowed}`, { part })
+}
+
+/**
  * ERR_KVCACHE_INVALID_VALUE, with `key`.
  * @param {string} key
  * @param {string} why what is wrong with the value, and what is allowed

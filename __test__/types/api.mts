@@ -2,7 +2,7 @@
 // wrong does not. Nothing here runs. Each `@ts-expect-error` is a promise: the compiler fails when the line after it is
 // fine.
 
-import { KvCache, KvCacheError } from 'kvcache'
+import { KvCache, KvCacheError, key } from 'kvcache'
 import type {
   Age,
   BatchFetcher,
@@ -327,3 +327,10 @@ void cache.invalidate({ all: false })
 void cache.invalidate('a', { soft: 1 })
 // @ts-expect-error a parent and a child
 cache.addDependency('parent')
+// --- Keys from parts -------------------------------------------------------------------------------------------------
+
+exactly<string>()(key`user:${'a'}:${1}:${2n}`, true)
+// @ts-expect-error a missing id is no part
+key`user:${undefined}`
+// @ts-expect-error nor is an object
+key`user:${{ id: 1 }}`
