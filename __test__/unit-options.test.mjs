@@ -82,13 +82,14 @@ describe('layer', () => {
   const call = ['signal', 'forceFresh']
   const good = {
     maxAge: 1, staleAge: 2, staleIfError: 3, jitter: 0.5, metadata: { a: 1 }, softTimeout: 4, hardTimeout: 5,
-    origin: 'db', signal: new AbortController().signal, forceFresh: true, key: () => 'k'
+    origin: 'db', signal: new AbortController().signal, forceFresh: true, key: () => 'k', keep: 3
   }
   const allowed = {
     cache: [...entry, ...load],
     define: [...entry, ...load, 'metadata', 'origin'],
     get: [...entry, ...load, 'metadata', 'origin', ...call],
     getMany: [...entry, ...load, 'metadata', 'origin', ...call],
+    publish: [...entry, 'metadata', 'keep'],
     put: [...entry, 'metadata'],
     set: [...entry, 'metadata'],
     wrap: [...entry, ...load, 'metadata', 'origin', ...call, 'key']
@@ -104,8 +105,10 @@ describe('layer', () => {
   }
 
   it('gives milliseconds, and JSON text for metadata', () => {
-    const { signal } = good
-    assert.deepEqual({ ...layer(good, 'wrap') }, {
+    const { signal, keep, ...wrap } = good
+    assert.equal(layer({ keep }, 'publish').keep, 3)
+    assert.deepEqual({ ...layer({ signal, ...wrap }, 'wrap') }, {
+      keep: undefined,
       maxAge: 1000, staleAge: 2000, staleIfError: 3000, jitter: 0.5, metadata: '{"a":1}', softTimeout: 4,
         hardTimeout: 5,
       tags: undefined, dependsOn: undefined, origin: 'db', signal, forceFresh: true, key: good.key

@@ -11,6 +11,7 @@ import { KvNamespace } from './kv/namespace.js'
 import { getMany } from './many.js'
 import { H, Status, checkMail, header, native, nearMemory } from './native.js'
 import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
+import { VersionedContent } from './versioned.js'
 
 /** How long close() waits when it is not told, in milliseconds. */
 const CLOSE_TIMEOUT = 5000
@@ -183,6 +184,13 @@ export class KvCache {
     checkKey(parent)
     if (child !== undefined) checkKey(child)
     native.removeDependency(core.number, parent, child)
+  }
+
+  /**
+   * @param {string} name
+   */
+  versioned(name) {
+    return new VersionedContent(this.#open(), name)
   }
 
   // --- Routes ------------------------------------------------------------------------------------------------------------

@@ -200,6 +200,18 @@ export class Core {
   }
 
   /**
+   * The value of a key if it is there; loads nothing, whatever define() says.
+   * @param {string} key
+   * @returns {Promise<any>}
+   */
+  read(key) {
+    const promise = this.near?.get(key)
+    if (promise !== undefined) return promise
+    if (this.closed) throw closed()
+    return Promise.resolve(this.#lookupOnly(key, false))
+  }
+
+  /**
    * Looks a key up in the engine; {@link answer} then gives what was found.
    * @param {string} key
    * @param {number} flags

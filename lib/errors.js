@@ -299,6 +299,19 @@ export function recursion(key, ...through) {
 }
 
 /**
+ * ERR_KVCACHE_NO_VERSION, with `key` and `version`.
+ * @param {string} key of the content
+ * @param {number} version
+ * @param {readonly number[]} there
+ * @returns {KvCacheError}
+ */
+export function noVersion(key, version, there) {
+  const kept = there.length === 0 ? 'none is kept' : `kept: ${there.slice(-8).join(', ')}`
+  const message = `version ${version} of ${keyText(key)} is not kept (it was removed, has expired or was evicted); ${kept}`
+  return new KvCacheError('ERR_KVCACHE_NO_VERSION', message, { key, version })
+}
+
+/**
  * ERR_KVCACHE_LISTENER, with `event` and `cause`: a listener threw, or its promise was rejected.
  * @param {string} event
  * @param {unknown} cause

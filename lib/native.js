@@ -9,7 +9,7 @@
 import * as binding from '../binding.js'
 
 /** The numbers beside a call; `src/header.rs` has the same list. */
-export const header = new Float64Array(52)
+export const header = new Float64Array(54)
 
 export const H = Object.freeze({
   STATUS: 0,
@@ -52,7 +52,9 @@ export const H = Object.freeze({
   SEQ: 48,
   CUT: 49,
   INVALIDATED: 50,
-  HAS_LINKS: 51
+  HAS_LINKS: 51,
+  UPDATED_AT: 52,
+  IN_KEEP: 53
 })
 
 /** What became of a call: header[STATUS]. */

@@ -212,13 +212,15 @@ export class Layer {
     this.origin = undefined
     /** Only wrap() has it. @type {((...args: any[]) => string) | undefined} */
     this.key = undefined
+    /** Only publish() has it. @type {number | undefined} */
+    this.keep = undefined
   }
 }
 
 /** The layer of who gave no options. @type {Readonly<Layer>} */
 export const EMPTY = Object.freeze(new Layer())
 
-/** @typedef {'cache' | 'define' | 'get' | 'getMany' | 'put' | 'set' | 'wrap'} Where */
+/** @typedef {'cache' | 'define' | 'get' | 'getMany' | 'publish' | 'put' | 'set' | 'wrap'} Where */
 
 // Groups of options, as bits.
 const ENTRY = 1
@@ -227,6 +229,7 @@ const LOAD = 4
 const ORIGIN = 8
 const CALL = 16
 const KEY = 32
+const KEEP = 64
 
 /**
  * The groups allowed in each place, and how a message calls the place.
@@ -237,6 +240,7 @@ const PLACES = {
   define: { groups: ENTRY | META | LOAD | ORIGIN, label: 'define()' },
   get: { groups: ENTRY | META | LOAD | ORIGIN | CALL, label: 'get()' },
   getMany: { groups: ENTRY | META | LOAD | ORIGIN | CALL, label: 'getMany()' },
+  publish: { groups: ENTRY | META | KEEP, label: 'publish()' },
   put: { groups: ENTRY | META, label: 'put()' },
   set: { groups: ENTRY | META, label: 'context.set()' },
   wrap: { groups: ENTRY | META | LOAD | ORIGIN | CALL | KEY, label: 'wrap()' }
@@ -256,7 +260,8 @@ const GROUP = Object.assign(Object.create(null), {
   origin: ORIGIN,
   signal: CALL,
   forceFresh: CALL,
-  key: KEY
+  key: KEY,
+  keep: KEEP
 })
 
 /** Options of the whole cache, beside the layer it is. */
@@ -339,6 +344,9 @@ function read(out, name, value) {
     case 'key':
       if (typeof value !== 'function') throw invalidOption(name, value, 'a function that makes a key of the arguments')
       out.key = /** @type {(...args: any[]) => string} */ (value)
+      break
+    case 'keep':
+      out.keep = parseCount(name, value, 1, MOST)
       break
   }
 }
@@ -454,6 +462,39 @@ export function agesOf(resolved, random = Math.random) {
   const { maxAge, staleAge, staleIfError, jitter } = resolved
   const shortened = jitter === 0 || maxAge === Infinity ? maxAge : Math.round(maxAge * (1 - jitter * random()))
   return { maxAge: shortened, staleAge, staleIfError }
+}
+
+const KEPT = 2
+
+/**
+ * What applies to a publication. Content ends when it is told to, since nothing refreshes it: without maxAge never, with one
+ * at its end, unless a staleAge says until when it may be served beyond.
+ * @param {unknown} options
+ */
+export function publishOptions(options) {
+  const own = layer(options, 'publish')
+  const maxAge = own.maxAge ?? own.staleAge ?? Infinity
+  const staleAge = own.staleAge ?? maxAge
+  const resolved = resolve(own, Object.assign(new Layer(), { maxAge, staleAge }))
+  return { ages: agesOf(resolved), metadata: resolved.metadata, ties: resolved.ties, keep: own.keep ?? KEPT }
+}
+
+/**
+ * Parses the options of a versioned get(). Throws ERR_KVCACHE_INVALID_OPTION.
+ * @param {unknown} options
+ * @returns {number | undefined}
+ */
+export function versionOption(options) {
+  const { version } = named(options, 'get()', ['version'])
+  return version === undefined ? undefined : parseVersion(version)
+}
+
+/**
+ * @param {unknown} value
+ * @returns {number}
+ */
+export function parseVersion(value) {
+  return parseCount('version', value, 1, Number.MAX_SAFE_INTEGER)
 }
 
 // --- The constructor -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ pub const KIND: usize = 1;
 pub const AGE: usize = 2;
 /// Out: its effective maxAge, milliseconds, may be infinite.
 pub const MAX_AGE: usize = 3;
-/// Out: a flight, or a batch.
+/// Out: a flight, or a batch, or the number of a published version.
 pub const TOKEN: usize = 4;
 /// Out: 1 when the stale value found is not being refreshed yet.
 pub const REFRESH_DUE: usize = 5;
@@ -83,9 +83,13 @@ pub const CUT: usize = SEQ + 1;
 pub const INVALIDATED: usize = CUT + 1;
 /// Out: 1 when the value has tags or parents, which `takeLinks()` gives.
 pub const HAS_LINKS: usize = INVALIDATED + 1;
+/// Out: when a version was published, or shown, in milliseconds since the UNIX epoch.
+pub const UPDATED_AT: usize = HAS_LINKS + 1;
+/// In: how many versions are to be kept.
+pub const IN_KEEP: usize = UPDATED_AT + 1;
 
 /// Length of the array.
-pub const LENGTH: usize = HAS_LINKS + 1;
+pub const LENGTH: usize = IN_KEEP + 1;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

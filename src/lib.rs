@@ -13,6 +13,7 @@ mod invalidating;
 mod loading;
 mod mailbox;
 mod near;
+mod publishing;
 mod raw;
 mod reading;
 mod registry;

@@ -4,9 +4,9 @@
 //! load, and reports what came of it. What the engine has to say on its own account (start this refresh, this load timed
 //! out) goes to the [`Inbox`] of the thread that it concerns.
 //!
-//! Locks are taken in this order and never the other way round: a key's lock ([`FlightTable::lock`]), then one of: the facts, a
-//! flight's state, the queue, a breaker, the cool-downs, the timers, a shard of the memory tier. Inboxes only
-//! queue what they are told.
+//! Locks are taken in this order and never the other way round: that of published names, a key's lock
+//! ([`FlightTable::lock`]), then one of: the facts, a flight's state, the queue, a breaker, the cool-downs, the timers, a shard
+//! of the memory tier. Inboxes only queue what they are told.
 
 use std::sync::Arc;
 
@@ -29,10 +29,13 @@ use crate::stats::latency::Latencies;
 use crate::stats::routes::Routes;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 
+use self::publishing::Publications;
+
 mod figures;
 mod invalidating;
 mod loading;
 mod near;
+mod publishing;
 mod reading;
 mod refreshing;
 mod sweeping;
@@ -46,6 +49,7 @@ mod writing;
 pub use self::figures::Stats;
 pub use self::invalidating::Invalidation;
 pub use self::near::{NearUses, Probe};
+pub use self::publishing::Shown;
 pub use self::threads::Landed;
 use self::threads::LandedMap;
 
@@ -301,6 +305,7 @@ pub struct Engine {
     workshop: Workshop,
     last_thread: AtomicU32,
     landed: Mutex<LandedMap>,
+    publications: Publications,
 }
 
 /// What is counted and who is told: shared with the listener of the memory tier.
@@ -356,6 +361,7 @@ impl Engine {
             workshop: Workshop::default(),
             last_thread: AtomicU32::new(0),
             landed: Mutex::default(),
+            publications: Publications::default(),
             config,
             clock,
             alarm,

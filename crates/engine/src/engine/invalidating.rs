@@ -293,7 +293,7 @@ impl Engine {
 }
 
 /// The names among them that the user gave.
-fn own_of(all: &[u8]) -> Vec<u8> {
+pub(super) fn own_of(all: &[u8]) -> Vec<u8> {
     let mut own = Vec::new();
     links::names(all).filter(|(role, _)| role.is_own()).for_each(|(role, name)| links::push(&mut own, role, name));
     own

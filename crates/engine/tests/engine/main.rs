@@ -9,6 +9,7 @@ mod expiry;
 mod figures;
 mod flights;
 mod harness;
+mod publishing;
 mod queue;
 mod recursion;
 mod retries;

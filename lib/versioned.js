@@ -1,0 +1,154 @@
+// @ts-check
+/**
+ * Versioned content: every publication is an entry of its own that never changes, and a pointer says which is shown.
+ *
+ * Promises: a reader gets a whole publication with its own number and date, the one shown when it asked or a later one;
+ * a number is given once. The engine gives numbers and moves the pointer (`crates/engine/src/engine/publishing.rs`); here
+ * values are encoded first, so that a serializer that throws has changed nothing, and read through the near cache.
+ */
+import { closed, invalidKey, invalidOption, noVersion, whyInvalidKey } from './errors.js'
+import { encodePart } from './key.js'
+import { H, Status, checkMail, header, native } from './native.js'
+import { parseVersion, publishOptions, versionOption } from './options.js'
+import { encode } from './values.js'
+
+/** @typedef {import('./core.js').Core} Core */
+
+/** Bytes that the longest number adds to a key, with ':v' before it. */
+const LONGEST_END = ':v9007199254740991'
+
+export class VersionedContent {
+  #core
+  #name
+
+  /**
+   * @param {Core} core
+   * @param {unknown} name
+   */
+  constructor(core, name) {
+    // With a star or a backslash in it, a key could not be named in an invalidation without being escaped.
+    if (typeof name !== 'string' || name === '' || !name.isWellFormed() || /[*\\]/.test(name)) {
+      throw invalidOption('name', name, "a non-empty string without '*', '\\' and lone surrogates")
+    }
+    this.#core = core
+    this.#name = name
+  }
+
+  /**
+   * @param {string} id
+   * @param {unknown} value
+   * @param {any} [options]
+   */
+  async publish(id, value, options) {
+    const { core, key } = this.#open(id)
+    const { ages, metadata, ties, keep } = publishOptions(options)
+    const { kind, data } = encode(value, core.serializer, key)
+    header[H.IN_MAX_AGE] = ages.maxAge
+    header[H.IN_STALE_AGE] = ages.staleAge
+    header[H.IN_STALE_IF_ERROR] = ages.staleIfError
+    header[H.IN_ROUTE] = 0
+    header[H.IN_KEEP] = keep
+    native.publish(core.number, key, kind, data, metadata, ties)
+    if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
+    const published = { version: header[H.TOKEN], updatedAt: header[H.UPDATED_AT] }
+    checkMail()
+    return published
+  }
+
+  /**
+   * @param {string} id
+   * @param {any} [options]
+   */
+  async get(id, options) {
+    const { core, key } = this.#open(id)
+    const wanted = versionOption(options)
+    if (wanted !== undefined) return version(core, `${key}:v${wanted}`, wanted)
+    const pointer = await core.read(`${key}:meta`)
+    if (!isPointer(pointer)) return undefined
+    const value = await core.read(`${key}:v${pointer.version}`)
+    if (value !== undefined) return { value, version: pointer.version, updatedAt: pointer.updatedAt }
+    return shown(core, key)
+  }
+
+  /**
+   * @param {string} id
+   */
+  async versions(id) {
+    const { core, key } = this.#open(id)
+    return versions(core, key)
+  }
+
+  /**
+   * @param {string} id
+   * @param {number} version
+   */
+  async rollback(id, version) {
+    const { core, key } = this.#open(id)
+    native.rollBack(core.number, key, parseVersion(version))
+    if (header[H.STATUS] === Status.None) throw noVersion(key, version, versions(core, key))
+    if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
+    checkMail()
+  }
+
+  /**
+   * @param {unknown} id
+   */
+  #open(id) {
+    const core = this.#core
+    if (core.closed) throw closed()
+    const key = `${this.#name}:${encodePart(id, 'id')}`
+    if (whyInvalidKey(key + LONGEST_END) !== undefined) throw invalidKey(key + LONGEST_END)
+    return { core, key }
+  }
+}
+
+/**
+ * @param {any} value
+ * @returns {value is { version: number, updatedAt: number }}
+ */
+function isPointer(value) {
+  return Number.isSafeInteger(value?.version) && value.version > 0 && typeof value.updatedAt === 'number'
+}
+
+/**
+ * What is shown, asked of the engine in one call: the pointer has moved on since it was read, or its content is gone.
+ * @param {Core} core
+ * @param {string} key
+ */
+async function shown(core, key) {
+  if (core.closed) throw closed()
+  const data = native.published(core.number, key)
+  const status = header[H.STATUS]
+  if (status < Status.None) throw core.refusal(key)
+  if (status === Status.None) return undefined
+  const version = header[H.TOKEN]
+  const updatedAt = header[H.UPDATED_AT]
+  const value = await core.found(key, data, false)
+  return { value, version, updatedAt }
+}
+
+/**
+ * One publication, whatever the pointer shows.
+ * @param {Core} core
+ * @param {string} key
+ * @param {number} version
+ */
+async function version(core, key, version) {
+  native.storedAt(core.number, key)
+  if (header[H.STATUS] === Status.None) return undefined
+  if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
+  const updatedAt = header[H.UPDATED_AT]
+  const value = await core.read(key)
+  return value === undefined ? undefined : { value, version, updatedAt }
+}
+
+/**
+ * @param {Core} core
+ * @param {string} key
+ * @returns {number[]}
+ */
+function versions(core, key) {
+  const versions = native.versions(core.number, key)
+  if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
+  return versions
+}
