@@ -33,18 +33,11 @@ test('an option nobody knows is refused by name, wherever options are taken', as
   await rejects(cache.flush({ ttl: 5 }), 'INVALID_OPTION', 'ttl')
 })
 
-test('what is not built yet is refused as an option and absent as a method', t => {
+test('what is not built yet is refused as an option', () => {
   for (const options of [
     { tiers: [] }
   ]) {
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])
-  }
-  const cache = open(t)
-  for (const method of [
-    'versioned', 'onEvent', 'dispatch'
-  ]) {
-    assert.equal(cache[method], undefined, method)
-    assert.ok(!(method in cache), method)
   }
 })
 

@@ -22,9 +22,9 @@ test('it exports what is built, and nothing else', () => {
 test('the public surface is that of the contract', () => {
   const methods = Object.getOwnPropertyNames(imported.KvCache.prototype).filter(name => name !== 'constructor')
   assert.deepEqual(methods.sort(), [
-    'addDependency', 'asKVNamespace', 'breaker', 'close', 'define', 'delete', 'flush', 'get', 'getMany',
-    'getWithMetadata', 'has', 'invalidate', 'list', 'metrics', 'off', 'on', 'peek', 'put', 'putMany', 'removeDependency',
-    'stats', 'wrap'
+    'addDependency', 'asKVNamespace', 'breaker', 'close', 'define', 'delete', 'dispatch', 'flush', 'get', 'getMany',
+    'getWithMetadata', 'has', 'invalidate', 'list', 'metrics', 'off', 'on', 'onEvent', 'peek', 'put',
+    'putMany', 'removeDependency', 'stats', 'versioned', 'wrap'
   ])
   assert.equal(typeof imported.KvCache.prototype[Symbol.asyncDispose], 'function')
   assert.deepEqual(Object.keys(new imported.KvCache()), [], 'nothing of the inside is enumerable')

@@ -10,11 +10,17 @@ import { parseSoft, parseTargets } from './invalidation.js'
 import { KvNamespace } from './kv/namespace.js'
 import { getMany } from './many.js'
 import { H, Status, checkMail, header, native, nearMemory } from './native.js'
-import { cacheOptions, closeOptions, layer, listOptions } from './options.js'
+import { cacheOptions, closeOptions, layer, listOptions, resolve } from './options.js'
 import { VersionedContent } from './versioned.js'
 
 /** How long close() waits when it is not told, in milliseconds. */
 const CLOSE_TIMEOUT = 5000
+
+/**
+ * Reports an error as an 'error' event of a cache.
+ * @type {(cache: unknown, error: unknown) => void}
+ */
+export let reportTo
 
 export class KvCache {
   #core
@@ -193,6 +199,26 @@ export class KvCache {
     return new VersionedContent(this.#open(), name)
   }
 
+  // --- Events from outside ------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {string} type
+   * @param {(event: any) => any} targets
+   */
+  onEvent(type, targets) {
+    this.#open().rules.add(type, targets)
+  }
+
+  /**
+   * @param {any} event
+   */
+  async dispatch(event) {
+    const core = this.#open()
+    const targets = await core.rules.targets(event, resolve(core.layer).hardTimeout)
+    await this.invalidate(targets)
+    return targets
+  }
+
   // --- Routes ------------------------------------------------------------------------------------------------------------
 
   /**
@@ -314,6 +340,12 @@ export class KvCache {
     const core = this.#core
     if (core.closed) throw closed()
     return core
+  }
+
+  static {
+    reportTo = (cache, error) => {
+      if (typeof cache === 'object' && cache !== null && #core in cache) cache.#core.report(error)
+    }
   }
 }
 

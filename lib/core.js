@@ -21,6 +21,7 @@ import { Nest, parent } from './nesting.js'
 import { EMPTY, agesOf, knownSerializer, layer, resolve } from './options.js'
 import { RemoteFlight, Resumed } from './remote.js'
 import { Routes } from './routes.js'
+import { Rules } from './rules.js'
 import { decode, encode, share } from './values.js'
 import { loadBatch } from './many.js'
 
@@ -69,6 +70,7 @@ export class Core {
     this.layer = load
     this.failure = breaker === null ? undefined : breaker.failure
     this.routes = new Routes()
+    this.rules = new Rules()
     /** The flights of this thread, by token. @type {Map<number, Flight>} */
     this.flights = new Map()
     /** The flights of other threads that are waited for here, by token. @type {Map<number, RemoteFlight>} */

@@ -312,6 +312,17 @@ export function noVersion(key, version, there) {
 }
 
 /**
+ * ERR_KVCACHE_EVENT, with `event`, the type of what could not be dispatched, and `cause`.
+ * @param {string} type
+ * @param {unknown} cause what a rule threw, or what is wrong with what it gave
+ * @returns {KvCacheError}
+ */
+export function eventFailed(type, cause) {
+  const message = `an event of type '${shorten(type)}' invalidated nothing: a rule failed with ${causeText(cause)}`
+  return new KvCacheError('ERR_KVCACHE_EVENT', message, { event: type, cause })
+}
+
+/**
  * ERR_KVCACHE_LISTENER, with `event` and `cause`: a listener threw, or its promise was rejected.
  * @param {string} event
  * @param {unknown} cause
