@@ -530,6 +530,9 @@ export interface Events {
  * - `ERR_KVCACHE_CONFIG_MISMATCH`: a named cache is open with another value of an option. Has `option` and `cache`, its name.
  * - `ERR_KVCACHE_THREAD_ENDED`: three threads that were loading the key for this caller ended, or closed the cache, one after
  *   the other; it is not tried for ever, since a fetcher that ends its thread would end them all. Has `key`.
+ * - `ERR_KVCACHE_NO_VERSION`: the version to roll back to is not kept. Has `key` and `version`.
+ * - `ERR_KVCACHE_EVENT`: a rule of onEvent() threw, took too long, or gave what are no targets; nothing was invalidated. Has
+ *   `event` and `cause`.
  * - `ERR_KVCACHE_LISTENER`: a listener threw; only ever in an 'error' event. Has `event` and `cause`.
  */
 export type KvCacheErrorCode =
@@ -544,6 +547,8 @@ export type KvCacheErrorCode =
   | 'ERR_KVCACHE_CLOSED'
   | 'ERR_KVCACHE_CONFIG_MISMATCH'
   | 'ERR_KVCACHE_THREAD_ENDED'
+  | 'ERR_KVCACHE_NO_VERSION'
+  | 'ERR_KVCACHE_EVENT'
   | 'ERR_KVCACHE_LISTENER'
 
 /**
@@ -562,7 +567,7 @@ export class KvCacheError extends Error {
   private constructor()
   /** Stable, for programs. The message is for people and may change. */
   readonly code: KvCacheErrorCode
-  /** What was thrown by a serializer or a listener. */
+  /** What was thrown by a serializer, a listener or a rule. */
   readonly cause?: unknown
   /** The key it is about, as given, whole (the message shows 64 characters of it). */
   readonly key?: string
@@ -584,8 +589,10 @@ export class KvCacheError extends Error {
   readonly limit?: number
   /** Name of the serializer. */
   readonly serializer?: string
-  /** The event whose listener threw. */
-  readonly event?: keyof Events
+  /** The event whose listener threw, or the type of the event whose rule failed. */
+  readonly event?: keyof Events | (string & {})
+  /** The version that is not kept. */
+  readonly version?: number
 }
 
 // --- Workers KV ------------------------------------------------------------------------------------------------------
@@ -947,6 +954,38 @@ export class KvCache {
   removeDependency(parent: string, child?: string): void
 
   /**
+   * Versioned content under a name, for values that are published: each publication is kept under a key of its own, and readers
+   * get the old whole or the new whole. See {@link VersionedContent}. `name`: not empty, without `*` and `\\`; what is refused
+   * throws `ERR_KVCACHE_INVALID_OPTION`.
+   * @example
+   * const pages = cache.versioned('page')
+   * const { version } = await pages.publish('home', html)
+   * const page = await pages.get('home') // { value: html, version, updatedAt }
+   */
+  versioned(name: string): VersionedContent
+
+  /**
+   * Adds a rule: what an event of this type touches. All rules of a type are asked, in no order to rely on; they belong to this
+   * KvCache and so to its thread, what they invalidate is invalidated in all. Throws `ERR_KVCACHE_INVALID_OPTION` and
+   * `ERR_KVCACHE_CLOSED`.
+   * @example
+   * cache.onEvent('user.updated', event => [key`user:${event.id}:*`, { tag: 'leaderboard' }])
+   */
+  onEvent<E extends { type: string }>(
+    type: E['type'],
+    targets: (event: E) => readonly Target[] | Promise<readonly Target[]>
+  ): void
+
+  /**
+   * Invalidates what the rules for `event.type` name, each target once, and resolves with the targets; with none where no
+   * rule knows the type. First all rules are asked and all that they name is checked; if one throws, takes longer than the
+   * cache's `hardTimeout` (30 s unless set) or names what is no target, nothing is invalidated and the promise is rejected with
+   * `ERR_KVCACHE_EVENT`. Otherwise it rejects as {@link invalidate}, and with `ERR_KVCACHE_INVALID_OPTION` for what is no
+   * event.
+   */
+  dispatch(event: { type: string; [field: string]: unknown }): Promise<Target[]>
+
+  /**
    * Routes keys that match a pattern to a fetcher and options, so that get(key) alone loads. In a pattern `*` stands
    * for any run of characters, `:` included; `\*` is a star, `\\` a backslash.
    *
@@ -1024,6 +1063,60 @@ export class KvCache {
    * As {@link close}: `await using cache = new KvCache()`.
    */
   [Symbol.asyncDispose](): Promise<void>
+}
+
+// --- Versioned content -----------------------------------------------------------------------------------------------
+
+/** Options of {@link VersionedContent.publish}; those of an entry, tags and dependencies included, and: */
+export interface PublishOptions extends EntryOptions {
+  /**
+   * Versions left when this one is out: itself, the one shown until then, and those of the highest numbers. Default 2; 1 and up.
+   * With 1 there is nothing to roll back to.
+   */
+  keep?: number | undefined
+}
+
+/** A publication. */
+export interface Published<T> {
+  value: T
+  version: number
+  /** When it was shown, by publish() or rollback(); of a get() by version, when it was published. As Date.now(). */
+  updatedAt: number
+}
+
+/**
+ * Content that is published, read and rolled back. Of the name `page` and the id `home` the versions lie under
+ * `page:home:v1`, `page:home:v2` and so on, and the pointer `page:home:meta` holds `{ version, updatedAt }` of the one shown;
+ * its metadata is `{ highest }`, the highest number given. An id is encoded as a part of {@link key}: a non-empty string.
+ *
+ * - Content is stored before the pointer shows it. A get that begins after a publish has resolved gives that publication or a
+ *   later one, in every thread.
+ * - Numbers begin at 1 and are given once, to whichever thread publishes, also after a rollback and when pointer or content were
+ *   removed. (The cache remembers this of some sixty thousand names; of one beyond, all traces of which are gone, numbers go
+ *   on above all that were forgotten.)
+ * - Without `maxAge` content does not expire, whatever the cache's own `maxAge`, and a define() is not asked. With one it is
+ *   gone at its end, or at `staleAge` if that is given: nothing would refresh it.
+ * - It is an entry like any other: it counts in the memory budget and may be evicted, and then `get` gives undefined and
+ *   the pointer goes too. In figures a get counts as two, of pointer and content.
+ * - What is made of it depends on its pointer: `dependsOn: ['page:home:meta']` goes with every publish and rollback, and with
+ *   the tags and dependencies of the content shown. `'page:home'` goes with publish and rollback alone.
+ *
+ * Everything rejects with `ERR_KVCACHE_INVALID_KEY` for ids, `ERR_KVCACHE_INVALID_OPTION` and `ERR_KVCACHE_CLOSED`.
+ */
+export interface VersionedContent {
+  /**
+   * Stores a value as the next version, shows it, and removes versions beyond `keep`. Rejects as {@link KvCache.put}, and
+   * then nothing has changed.
+   */
+  publish<T>(id: string, value: T, options?: PublishOptions): Promise<{ version: number; updatedAt: number }>
+  /** What is shown, or the version asked for; undefined where it is not there. Rejects with `ERR_KVCACHE_SERIALIZE` too. */
+  get<T = unknown>(id: string, options?: { version?: number | undefined }): Promise<Published<T> | undefined>
+  /** The versions that are there, in ascending order. */
+  versions(id: string): Promise<number[]>
+  /**
+   * Shows another version again. The next publish still gets a new, larger number. Rejects with `ERR_KVCACHE_NO_VERSION` where it is not there.
+   */
+  rollback(id: string, version: number): Promise<void>
 }
 
 // --- Keys from parts -------------------------------------------------------------------------------------------------

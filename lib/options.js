@@ -767,6 +767,35 @@ function inner(option, value, names) {
   return given
 }
 
+// --- Webhooks --------------------------------------------------------------------------------------------------------
+
+const SECRETS = "a secret, 'whsec_' and base64, or a non-empty array of such strings"
+
+/**
+ * Parses the options of webhook(). Throws ERR_KVCACHE_INVALID_OPTION, which never shows a secret.
+ * @param {unknown} options
+ * @returns {{ secrets: string[], tolerance: number, maxBody: number, timeout: number }} tolerance in seconds, timeout in
+ *   milliseconds
+ */
+export function webhookOptions(options) {
+  const names = ['secret', 'tolerance', 'maxBody', 'timeout']
+  const { secret, tolerance = 300, maxBody = '64kb', timeout = 10 * SECOND } = named(options ?? {}, 'webhook()', names)
+  const secrets = Array.isArray(secret) ? Array.from(secret) : [secret]
+  if (secrets.length === 0 || !secrets.every(one => typeof one === 'string' && one !== '')) {
+    throw unknownOption('secret', 'webhook()', `is missing or no string; allowed: ${SECRETS}`)
+  }
+  const seconds = parseAge('tolerance', tolerance) / SECOND
+  if (seconds < 1 || seconds > DAY / SECOND) {
+    throw invalidOption('tolerance', tolerance, `from 1 s to 1 d: a number of seconds, ${UNIT}`)
+  }
+  return {
+    secrets,
+    tolerance: seconds,
+    maxBody: parseSize('maxBody', maxBody),
+    timeout: parseTimeout('timeout', timeout)
+  }
+}
+
 // --- Small calls -----------------------------------------------------------------------------------------------------
 
 const LIST_LIMIT = 1000

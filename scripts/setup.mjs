@@ -23,7 +23,7 @@ export async function setup({ needs = [], release = false, build = true } = {}) 
   checkNode()
   await packages()
   if (build) await addon(release)
-  if (newer('index.d.ts', 'index.d.cts')) await import('./dts.mjs')
+  if (newer('index.d.ts', 'index.d.cts') || newer('webhook.d.ts', 'webhook.d.cts')) await import('./dts.mjs')
   for (const program of needs) await provide(program)
 }
 

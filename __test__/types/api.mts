@@ -17,9 +17,13 @@ import type {
   KvCacheErrorCode,
   KvCacheOptions,
   ListResult,
+  Published,
   Stats,
-  Target
+  Target,
+  VersionedContent
 } from 'kvcache'
+import { webhook, type WebhookRefusalCode } from 'kvcache/webhook'
+import { createServer } from 'node:http'
 
 interface User {
   id: number
@@ -334,3 +338,40 @@ exactly<string>()(key`user:${'a'}:${1}:${2n}`, true)
 key`user:${undefined}`
 // @ts-expect-error nor is an object
 key`user:${{ id: 1 }}`
+
+// --- Versioned content -----------------------------------------------------------------------------------------------
+
+const pages: VersionedContent = cache.versioned('page')
+exactly<{ version: number; updatedAt: number }>()(await pages.publish('home', '<h1>', { keep: 3, tags: ['news'] }), true)
+exactly<Published<string> | undefined>()(await pages.get<string>('home', { version: 1 }), true)
+exactly<number[]>()(await pages.versions('home'), true)
+exactly<void>()(await pages.rollback('home', 1), true)
+// @ts-expect-error what loads cannot be said of what is published
+void pages.publish('home', 1, { hardTimeout: 5 })
+// @ts-expect-error an id is a string
+void pages.get(1)
+// @ts-expect-error a name is needed
+cache.versioned()
+
+// --- Events from outside -----------------------------------------------------------------------------------------------
+
+interface UserUpdated {
+  type: 'user.updated'
+  id: number
+}
+cache.onEvent<UserUpdated>('user.updated', event => [key`user:${event.id}:*`, { tag: 'users' }])
+cache.onEvent('anything', async () => [{ all: true }])
+exactly<Target[]>()(await cache.dispatch({ type: 'user.updated', id: 1 }), true)
+// @ts-expect-error not that type of event
+cache.onEvent<UserUpdated>('user.deleted', () => [])
+// @ts-expect-error no target
+cache.onEvent('e', () => [{ tga: 'x' }])
+// @ts-expect-error an event has a type
+void cache.dispatch({ id: 1 })
+
+const handle = webhook(cache, { secret: ['a', 'b'], tolerance: '5m', maxBody: '64kb', timeout: 1000 })
+createServer(handle)
+const refusal: WebhookRefusalCode = 'ERR_KVCACHE_WEBHOOK_METHOD'
+void refusal
+// @ts-expect-error a secret is needed
+webhook(cache, {})

@@ -3,6 +3,7 @@
 import kvcache = require('kvcache')
 import { KvCache } from 'kvcache'
 import type { Fetcher, KvCacheOptions } from 'kvcache'
+import hooks = require('kvcache/webhook')
 import type * as esm from 'kvcache' with { 'resolution-mode': 'import' }
 
 const options: kvcache.KvCacheOptions = { memory: '1mb' }
@@ -20,4 +21,6 @@ const toEsm: esm.KvCache = cache
 const fromEsm: KvCache = null as never as esm.KvCache
 const optionsFromEsm: KvCacheOptions = {} as esm.KvCacheOptions
 
-export = { value, error, toEsm, fromEsm, optionsFromEsm }
+const handler = hooks.webhook(cache, { secret: 'whsec_' })
+
+export = { value, error, toEsm, fromEsm, optionsFromEsm, handler }

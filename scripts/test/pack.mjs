@@ -66,8 +66,16 @@ const PROGRAMS = {
     import('kvcache').then(imported => {
       assert.equal(required.KvCache, imported.KvCache)
       assert.equal(required.KvCacheError, imported.KvCacheError)
-      assert.deepEqual(Object.keys(required).sort(), ['KvCache', 'KvCacheError'])
-    })`
+      assert.equal(required.key, imported.key)
+      assert.deepEqual(Object.keys(required).sort(), ['KvCache', 'KvCacheError', 'key'])
+    })`,
+  'webhook.cjs': `
+    const assert = require('node:assert/strict')
+    const { KvCache } = require('kvcache')
+    const { webhook } = require('kvcache/webhook')
+    const secret = 'whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3'
+    assert.equal(typeof webhook(new KvCache(), { secret }), 'function')
+    import('kvcache/webhook').then(imported => assert.equal(imported.webhook, webhook))`
 }
 
 /** The same program as an ES module and as a CommonJS module. */

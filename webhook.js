@@ -1,0 +1,3 @@
+// @ts-check
+/** kvcache/webhook: see `webhook.d.ts` for the whole interface. */
+export { webhook } from './lib/webhook.js'
