@@ -21,12 +21,13 @@ const WAYS = [
 /** Opens caches by the addon alone: views are not to be had otherwise. */
 const OPEN = `
 const binding = await import('./binding.js')
-globalThis.header = new Float64Array(52)
+globalThis.header = new Float64Array(64)
 const place = binding.init(header, () => {})
 const open = () => binding.open(place, {
+  settings: [],
   memory: 2 ** 20, concurrency: 1, maxQueued: 1, retries: 0, backoff: 1, cooldown: 1, breakerThreshold: 0,
   breakerTimeout: 1, algorithm: '', level: 0, threshold: 0
-})
+}).number
 const collect = async () => {
   gc()
   await settle()

@@ -53,7 +53,7 @@ describe('Emitter', () => {
       assert.throws(() => emitter.on('error', fn), { ...refused, option: 'listener' })
       assert.throws(() => emitter.off('error', fn), { ...refused, option: 'listener' })
     }
-    assert.throws(() => emitter.on('nope', () => {}), /'evict', 'refresh', 'breaker', 'error'/)
+    assert.throws(() => emitter.on('nope', () => {}), /'evict', 'invalidate', 'refresh', 'breaker', 'error'/)
   })
 
   it('calls a listener added twice once, and forgets it with one off()', () => {
