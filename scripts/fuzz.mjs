@@ -5,7 +5,7 @@
 //   --seconds N   for each target; 20 when not given
 //   --help        this text
 //
-// Targets: compress, entry, envelope, key, memory, operations; all of them when none is given.
+// Targets: compress, entry, envelope, key, memory, operations, pattern; all of them when none is given.
 //
 // It needs a C++ compiler, on Linux or macOS, and cargo-fuzz, which it installs under target/tools where it is not there. No
 // nightly toolchain: the flags that instrument the code are unlocked on the stable one by RUSTC_BOOTSTRAP=1, for these
