@@ -440,7 +440,7 @@ impl Entry {
         Self::allocate(head, [bytes, &[], &[], &[], &[]])
     }
 
-    /// Whether it is [outdated](Entry::outdated).
+    /// Whether it is [outdated](Entry::outdated). Of one stored in the clock's first millisecond it is not known.
     pub fn is_outdated(&self) -> bool {
         let h = self.head();
         h.fresh_until.get() < h.stored_at.get()

@@ -8,7 +8,8 @@
 //! so cycles and diamonds do no harm; an entry is no ancestor of its own. What was added later (an edge, a parent's new
 //! tags) counts for what happens after it was added.
 //!
-//! An edge takes 24 bytes, and 5 to 10 of a table; a node 56 and its name, and 5 to 10 of a table.
+//! An edge takes 24 bytes, and 5 to 10 of a table; a node 32 and its name, and 5 to 10 of a table; one whose value has changed,
+//! or has ties of its own, 48 more.
 
 use std::collections::HashMap;
 
@@ -27,20 +28,42 @@ const NIL: u32 = u32::MAX;
 /// A parent.
 #[derive(Debug)]
 struct Node {
-    hash: u64,
     name: Box<[u8]>,
-    /// When its value was last put, deleted, invalidated or loaded anew with other bytes.
-    changed: Mark,
-    known: Option<Box<Known>>,
+    /// None as long as nothing is to be told.
+    past: Option<Box<Past>>,
     /// Edges to children; [`NIL`] for a place that is free.
     edges: u32,
     /// The sweep that last met an entry which names it.
     seen: AtomicU32,
 }
 
+/// What has happened to a parent.
+#[derive(Debug, Default)]
+struct Past {
+    /// When its value was last put, deleted, invalidated or loaded anew with other bytes.
+    changed: Mark,
+    known: Option<Known>,
+}
+
 impl Node {
+    fn hash(&self) -> u64 {
+        hash_key(&self.name)
+    }
+
+    fn changed(&self) -> Mark {
+        self.past.as_ref().map_or(Mark::default(), |past| past.changed)
+    }
+
+    fn known(&self) -> Option<&Known> {
+        self.past.as_ref()?.known.as_ref()
+    }
+
+    fn past(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
+    }
+
     fn stays(&self, pass: u32, until: u64) -> bool {
-        self.edges > 0 || self.changed.newest() > until || pass.wrapping_sub(self.seen.load(Ordering::Relaxed)) < 2
+        self.edges > 0 || self.changed().newest() > until || pass.wrapping_sub(self.seen.load(Ordering::Relaxed)) < 2
     }
 }
 
@@ -99,7 +122,7 @@ impl Default for Dependencies {
 
 impl Dependencies {
     fn node(&self, hash: u64) -> Option<u32> {
-        self.by_key.find(hash, |id| self.nodes[*id as usize].hash == hash).copied()
+        self.by_key.find(hash, |id| self.nodes[*id as usize].hash() == hash).copied()
     }
 
     /// Whether a key is a parent.
@@ -130,8 +153,10 @@ impl Dependencies {
             self.nodes[id as usize].seen.store(pass, Ordering::Relaxed);
             return;
         }
-        let node =
-            Node { hash, name: name.into(), changed, known: known(links, since), edges: 0, seen: AtomicU32::new(pass) };
+        let known = known(links, since);
+        let past = known.is_some() || changed != Mark::default();
+        let past = past.then(|| Box::new(Past { changed, known }));
+        let node = Node { name: name.into(), past, edges: 0, seen: AtomicU32::new(pass) };
         let id = match self.free_nodes.pop() {
             Some(id) => {
                 self.nodes[id as usize] = node;
@@ -143,28 +168,30 @@ impl Dependencies {
             }
         };
         let nodes = &self.nodes;
-        self.by_key.insert_unique(hash, id, |id| nodes[*id as usize].hash);
+        self.by_key.insert_unique(hash, id, |id| nodes[*id as usize].hash());
     }
 
     /// A parent has changed. False if the key is none.
     pub fn change(&mut self, hash: u64, mark: Mark) -> bool {
         let node = self.node(hash);
-        if let Some(id) = node {
-            self.nodes[id as usize].changed.merge(mark);
+        if let Some(id) = node
+            && mark != Mark::default()
+        {
+            self.nodes[id as usize].past().changed.merge(mark);
         }
         node.is_some()
     }
 
     /// What a parent's value was last stored with, and at which number. None if that is nothing.
     pub fn known(&self, hash: u64) -> Option<(&[u8], u64)> {
-        let known = self.nodes[self.node(hash)? as usize].known.as_ref()?;
+        let known = self.nodes[self.node(hash)? as usize].known()?;
         Some((&known.links, known.since))
     }
 
     /// A parent's value was stored with these tags and parents, its number being `since`; or is gone, with none.
     pub fn stored(&mut self, hash: u64, links: &[u8], since: u64) {
         if let Some(id) = self.node(hash) {
-            self.nodes[id as usize].known = known(links, since);
+            self.nodes[id as usize].past().known = known(links, since);
         }
     }
 
@@ -185,7 +212,7 @@ impl Dependencies {
             let node = &mut nodes[*id as usize];
             let stays = node.stays(pass, until);
             if !stays {
-                (node.name, node.known, node.edges) = ([].into(), None, NIL);
+                (node.name, node.past, node.edges) = ([].into(), None, NIL);
                 free_nodes.push(*id);
             }
             stays
@@ -197,10 +224,10 @@ impl Dependencies {
 
     /// What stays keeps the parents that its value was stored with.
     fn see_known(&self, pass: u32, until: u64) {
-        let stays = |node: &&Node| node.edges != NIL && node.known.is_some() && node.stays(pass, until);
+        let stays = |node: &&Node| node.edges != NIL && node.known().is_some() && node.stays(pass, until);
         let mut open: Vec<&Node> = self.nodes.iter().filter(stays).collect();
         while let Some(node) = open.pop() {
-            let Some(known) = &node.known else { continue };
+            let Some(known) = node.known() else { continue };
             for (_, name) in links::names(&known.links).filter(|(role, _)| !role.is_tag()) {
                 let parent = self.node(hash_key(name)).map(|id| &self.nodes[id as usize]);
                 if let Some(parent) = parent.filter(|parent| !parent.stays(pass, until)) {
@@ -257,7 +284,7 @@ impl Dependencies {
     /// The name of a parent, and when it changed.
     pub fn parent(&self, hash: u64) -> Option<(&[u8], Mark)> {
         let node = &self.nodes[self.node(hash)? as usize];
-        Some((&node.name, node.changed))
+        Some((&node.name, node.changed()))
     }
 
     fn remove_edge(&mut self, parent: u32, child: u64) {
@@ -327,9 +354,9 @@ impl Dependencies {
                 continue;
             }
             let node = self.node(hash).map(|id| &self.nodes[id as usize]);
-            let changed = node.map_or(Mark::default(), |node| node.changed);
+            let changed = node.map_or(Mark::default(), Node::changed);
             visit(Ancestor::Key { name, hash, changed }, since);
-            if let Some(known) = node.and_then(|node| node.known.as_ref()) {
+            if let Some(known) = node.and_then(Node::known) {
                 expand(&known.links, since.max(known.since), &mut open, &mut visit);
             }
             self.follow(hash, since, &mut open);
@@ -340,7 +367,7 @@ impl Dependencies {
     fn follow<'a>(&'a self, hash: u64, since: u64, open: &mut Open<'a>) {
         for edge in self.edges_from(self.head(hash)) {
             let parent = &self.nodes[edge.parent as usize];
-            open.push((parent.hash, &parent.name, since.max(edge.since)));
+            open.push((parent.hash(), &parent.name, since.max(edge.since)));
         }
     }
 
@@ -350,7 +377,7 @@ impl Dependencies {
         let alive = self.nodes.iter().filter(|node| node.edges != NIL);
         assert_eq!((alive.clone().count(), self.nodes.len()), (self.len(), self.len() + self.free_nodes.len()));
         for node in alive {
-            assert_eq!(self.node(node.hash).map(|id| &self.nodes[id as usize].name), Some(&node.name));
+            assert_eq!(self.node(node.hash()).map(|id| &self.nodes[id as usize].name), Some(&node.name));
         }
         let edges = self.edges.iter().filter(|edge| edge.parent != NIL);
         assert_eq!(edges.clone().count(), self.edge_count);
@@ -378,8 +405,8 @@ fn expand<'a>(names: &'a [u8], since: u64, open: &mut Open<'a>, visit: &mut impl
     }
 }
 
-fn known(links: &[u8], since: u64) -> Option<Box<Known>> {
-    (!links.is_empty()).then(|| Box::new(Known { since, links: links.into() }))
+fn known(links: &[u8], since: u64) -> Option<Known> {
+    (!links.is_empty()).then(|| Known { since, links: links.into() })
 }
 
 /// Which ancestors were visited, and with which number.

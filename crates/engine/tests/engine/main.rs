@@ -10,6 +10,7 @@ mod figures;
 mod flights;
 mod harness;
 mod publishing;
+mod invalidation;
 mod queue;
 mod recursion;
 mod retries;

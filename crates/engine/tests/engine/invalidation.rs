@@ -1,0 +1,141 @@
+//! What an invalidation does to refreshes that wait, to memory, and to what is kept for its sake.
+
+use kvcache_engine::engine::{Begun, Event, Invalidation, Stored, Value};
+use kvcache_engine::entry::Kind;
+use kvcache_engine::invalidation::links::{Role, push};
+use kvcache_engine::invalidation::target::{Target, TargetKind};
+
+use super::harness::*;
+
+fn invalidate(w: &World, target: &str, soft: bool) {
+    let parsed = match target.strip_prefix('#') {
+        Some(tag) => Target::Tag(tag.into()),
+        None => Target::parse(target).unwrap(),
+    };
+    w.engine.invalidate(&Invalidation::new(&parsed, target, soft));
+}
+
+fn put_tied(w: &World, key: &str, ties: &[(Role, &str)]) {
+    let mut links = Vec::new();
+    ties.iter().for_each(|(role, name)| push(&mut links, *role, name.as_bytes()));
+    let value = Value { kind: Kind::Text, bytes: b"v", metadata: b"", ages: FRESH, route: 0, links: &links };
+    w.engine.commit(w.engine.prepare(key.as_bytes(), &value).unwrap());
+}
+
+/// Time enough for any rest, and all that is to be swept.
+fn sweep(w: &World) {
+    w.pass(3_600_000);
+    w.work();
+}
+
+#[test]
+fn a_queued_refresh_whose_copy_was_invalidated_is_dropped_when_it_would_start() {
+    let w = World::new(config());
+    w.put("k", "old", STALE);
+    let batch = w.refresh(&["k"]).unwrap();
+    assert_eq!(w.events(), [Event::Start(batch)]);
+    invalidate(&w, "k*", false);
+    assert!(w.start(batch).is_empty());
+    w.assert_at_rest(&[]);
+}
+
+#[test]
+fn a_refresh_of_what_was_invalidated_softly_is_told_why_it_runs() {
+    let w = World::new(config());
+    w.put("k", "old", FRESH);
+    invalidate(&w, "k*", true);
+    let found = w.get("k").unwrap();
+    assert!(is_stale(&found) && found.outdated && found.refresh_due);
+    let batch = w.refresh(&["k"]).unwrap();
+    let started = w.start(batch);
+    assert!(started[0].invalidated && started[0].stale.is_some());
+    assert_eq!(w.stored(started[0].token, "new", FRESH), Stored::Yes);
+    assert!(!w.get("k").unwrap().outdated);
+}
+
+#[test]
+fn what_is_swept_is_told_with_the_number_of_entries() {
+    let w = World::new(config());
+    w.engine.tell_invalidations(w.thread, true);
+    w.pass(1);
+    (0..100).for_each(|n| put_tied(&w, &format!("k:{n}"), &[(Role::Tag, if n < 30 { "low" } else { "high" })]));
+    invalidate(&w, "#low", false);
+    invalidate(&w, "#high", true);
+    assert!(w.events().is_empty());
+    sweep(&w);
+    let told = |text: &str, soft, swept| Event::Invalidated { kind: TargetKind::Tag, text: text.into(), soft, swept };
+    assert_eq!(w.events(), [told("#low", false, 30), told("#high", true, 70)]);
+    let stats = w.engine.stats();
+    assert_eq!((stats.entries, stats.totals.swept, stats.totals.invalidations()), (70, 100, 2));
+    assert!(w.get("k:99").unwrap().outdated);
+    assert_eq!(w.engine.facts().markers, 0);
+}
+
+#[test]
+fn markers_stay_for_a_load_that_is_older_and_go_when_it_has_ended() {
+    let w = World::new(config());
+    let token = w.lead("k");
+    invalidate(&w, "#t", false);
+    sweep(&w);
+    assert_eq!(w.engine.facts().markers, 1);
+    let mut links = Vec::new();
+    push(&mut links, Role::Tag, b"t");
+    let value = Value { links: &links, ..value("v", FRESH) };
+    let settled = w.engine.settle(token, &kvcache_engine::engine::Loaded::Value(value));
+    assert!(settled.stored == Stored::No && settled.cut > 0);
+    sweep(&w);
+    assert_eq!(w.engine.facts().markers, 0);
+    assert_eq!(w.alarm(), kvcache_engine::clock::FOREVER);
+}
+
+#[test]
+fn too_many_markers_are_not_kept_for_a_load_that_goes_on_and_on() {
+    let w = World::new(config());
+    let token = w.lead("k");
+    (0..=100_000).for_each(|n| invalidate(&w, &format!("#{n}"), false));
+    sweep(&w);
+    assert_eq!(w.engine.facts().markers, 0);
+    // What it brings may be tied to any of them.
+    assert_eq!(w.stored(token, "v", FRESH), Stored::No);
+    assert!(matches!(w.begin("k"), Begun::Lead { .. }));
+}
+
+#[test]
+fn parents_that_no_entry_names_any_more_are_forgotten() {
+    let w = World::new(config());
+    (0..50).for_each(|n| put_tied(&w, "child", &[(Role::Parent, &format!("parent:{n}"))]));
+    assert_eq!(w.engine.facts().parents, 50);
+    for _ in 0..3 {
+        invalidate(&w, "#nobody", false);
+        sweep(&w);
+    }
+    assert_eq!(w.engine.facts().parents, 1);
+    w.put("parent:49", "changed", FRESH);
+    assert!(w.get("child").is_none());
+}
+
+#[test]
+fn what_a_changed_parent_has_cut_is_swept_too() {
+    let w = World::new(config());
+    (0..10).for_each(|n| put_tied(&w, &format!("child:{n}"), &[(Role::Parent, "parent")]));
+    w.put("parent", "v", FRESH);
+    assert_eq!(w.engine.stats().entries, 11);
+    sweep(&w);
+    assert_eq!(w.engine.stats().entries, 1);
+}
+
+#[test]
+fn a_child_whose_parent_was_evicted_falls_with_the_parents_tag() {
+    let w = World::new(config());
+    put_tied(&w, "child", &[(Role::Parent, "parent")]);
+    let token = w.lead("parent");
+    let mut links = Vec::new();
+    push(&mut links, Role::Tag, b"t");
+    let value = Value { links: &links, ..value("v", ON_ERROR) };
+    w.engine.settle(token, &kvcache_engine::engine::Loaded::Value(value));
+    // As an eviction would, without the engine being told.
+    w.engine.clear();
+    put_tied(&w, "child", &[(Role::Parent, "parent")]);
+    invalidate(&w, "#t", false);
+    assert!(w.get("child").is_none());
+}
