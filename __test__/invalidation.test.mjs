@@ -3,6 +3,7 @@
 
 import { assert, EXPIRED, isError, open, rejects, STALE, test } from './helpers/kv.mjs'
 import { controlled, counted, settle, until } from './helpers/async.mjs'
+import { freshName, thread } from './helpers/threads.mjs'
 
 const KEYS = ['user', 'user:1', 'user:1:profile', 'user:12:profile', 'user:*', 'item:1', 'a\\b', 'ünï:😀']
 
@@ -394,4 +395,45 @@ test('dependencies of what is no key are refused', async t => {
   await cache.close()
   assert.throws(() => cache.addDependency('a', 'b'), error => isError(error, 'CLOSED'))
   await rejects(cache.invalidate('k'), 'CLOSED')
+})
+
+// --- Across threads --------------------------------------------------------------------------------------------------------------
+
+test('an invalidation in one thread is seen by the next get in another, near copies and running loads included', async t => {
+  const name = freshName()
+  const cache = open(t, { name })
+  const worker = thread(t)
+  await worker.run(({ KvCache, state }, options) => void (state.cache = new KvCache(options)), { name })
+  for (const target of [{ tag: 't' }, 'item:*:x', { key: 'parent' }, { all: true }]) {
+    await cache.put('item:1:x', { n: 1 }, { tags: ['t'], dependsOn: ['parent'] })
+    for (let i = 0; i < 3; i++) await cache.get('item:1:x')
+    const fetcher = controlled()
+    const running = cache.get('item:2:x', fetcher, { tags: ['t'], dependsOn: ['parent'] })
+    const call = await fetcher.call(0)
+    await worker.run(({ state }, target) => state.cache.invalidate(target), target)
+    assert.equal(await cache.get('item:1:x'), undefined)
+    const there = await worker.run(({ state }) => state.cache.get('item:2:x', () => 'new'))
+    assert.equal(there, 'new', 'it does not join what was cut')
+    call.resolve('outdated')
+    assert.equal(await running, 'outdated')
+    assert.equal(await cache.get('item:2:x'), 'new')
+    await cache.delete(['item:1:x', 'item:2:x'])
+  }
+})
+
+test('those in other threads who joined after the cut of a late tag load again', async t => {
+  const name = freshName()
+  const cache = open(t, { name })
+  const worker = thread(t)
+  await worker.run(({ KvCache, state }, options) => void (state.cache = new KvCache(options)), { name })
+  const fetcher = controlled()
+  const before = cache.get('k', fetcher)
+  const call = await fetcher.call(0)
+  await cache.invalidate({ tag: 'late' })
+  const after = worker.run(({ state }) => state.cache.get('k', () => 'second'))
+  await until(() => cache.stats().coalesced === 1, 'it has joined')
+  call.context.set({ tags: ['late'] })
+  call.resolve('first')
+  assert.deepEqual([await before, await after], ['first', 'second'])
+  assert.equal(await cache.get('k'), 'second')
 })
