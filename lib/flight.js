@@ -13,7 +13,7 @@ import { decodeTies } from './invalidation.js'
 import { hold, release } from './keepalive.js'
 import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { agesOf, layer, resolve } from './options.js'
-import { Kind, decode, decodeEncoded, encode, share } from './values.js'
+import { Kind, decode, decodeEncoded, encode, encodeAndCopy, share } from './values.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./options.js').Layer} Layer */
@@ -48,14 +48,15 @@ export class Answer {
    * @param {number} kind
    * @param {string | Uint8Array} data private to the answer
    * @param {Facts} facts
+   * @param {unknown} [value] what decoding the data gives, where somebody has it
    */
-  constructor(core, key, kind, data, facts) {
+  constructor(core, key, kind, data, facts, value = decodeEncoded(kind, data, core.serializer, key)) {
     this.core = core
     this.key = key
     this.kind = kind
     this.data = data
     this.facts = facts
-    this.value = decodeEncoded(kind, data, core.serializer, key)
+    this.value = value
     this.shared = share(this.value, kind, core.sharing)
     this.given = false
   }
@@ -254,7 +255,11 @@ export class Flight {
       this.#report(() => native.settleUnstored(core.number, token))
       return new Nothing()
     }
-    const encoded = encode(value, core.serializer, key)
+    // A refresh that nobody waits for needs no copy, but for seeing that a serializer of the user's can read what it wrote.
+    const wanted = this.callers > 0 || core.serializer.kind === 'custom'
+    const { encoded, copy } = wanted
+      ? encodeAndCopy(value, core.serializer, key)
+      : { encoded: encode(value, core.serializer, key), copy: undefined }
     const resolved = this.#resolved()
     const ages = agesOf(resolved)
     const unstored = this.unstored
@@ -262,10 +267,7 @@ export class Flight {
     const data = this.callers > 1 ? kept(encoded) : encoded.data
     const maxAge = unstored ? 0 : ages.maxAge
     const facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata, tags, dependsOn })
-    // A refresh that nobody waits for needs no copy, but for seeing that a serializer of the user's can read what it wrote.
-    const answer = this.callers === 0 && encoded.kind !== Kind.Custom
-      ? new Nothing()
-      : new Answer(core, key, encoded.kind, data, facts)
+    const answer = wanted ? new Answer(core, key, encoded.kind, data, facts, copy) : new Nothing()
     this.#report(() => {
       if (unstored && this.#isWatched()) {
         this.#inputs(ages)

@@ -9,6 +9,7 @@
 import { DefaultDeserializer, DefaultSerializer } from 'node:v8'
 import { types } from 'node:util'
 import { invalidValue, serializeFailed, valueTooLarge } from './errors.js'
+import { NOT_PLAIN, plainCopy } from './json.js'
 
 /** How stored bytes are to be read back. The numbers are part of the stored form: the engine's `Kind`. */
 export const Kind = Object.freeze({
@@ -259,6 +260,34 @@ function decodeCustom(data, { name, deserialize }, key) {
     return deserialize(data)
   } catch (cause) {
     throw serializeFailed(key, name, 'deserialize', cause)
+  }
+}
+
+/**
+ * As encode(), with the value that decoding what is stored gives: copied where that is sure to be the same, decoded where
+ * not.
+ * @param {unknown} value
+ * @param {Serializer} serializer
+ * @param {string} key for messages
+ * @returns {{ encoded: Encoded, copy: unknown }}
+ */
+export function encodeAndCopy(value, serializer, key) {
+  if (serializer.kind === 'json' && typeof value === 'object' && value !== null && !isBinary(value)) {
+    const copy = copyOf(value)
+    // The text is made of the copy, so that accessors run once and both are the same.
+    if (copy !== NOT_PLAIN) return { encoded: encodeJson(copy, key), copy }
+  }
+  const encoded = encode(value, serializer, key)
+  return { encoded, copy: decodeEncoded(encoded.kind, encoded.data, serializer, key) }
+}
+
+/** @param {object} value */
+function copyOf(value) {
+  try {
+    return plainCopy(value)
+  } catch {
+    // An accessor or a trap of a proxy threw: JSON meets it too, and says so.
+    return NOT_PLAIN
   }
 }
 
