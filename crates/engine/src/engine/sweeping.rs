@@ -8,7 +8,7 @@ use crate::memory::{Walk, hash_key};
 use crate::stats::counters::Event as Counted;
 
 /// Stretches of the memory tier that one piece of work walks through.
-const STRETCHES: usize = 8;
+const STRETCHES: usize = 16;
 
 impl Engine {
     /// Something is to be swept at that moment.
@@ -54,6 +54,7 @@ impl Engine {
     }
 
     fn slice(&self, mut pass: Pass) {
+        let began = self.clock.now_nanos();
         let sees_parents = self.facts.parents() > 0;
         let mut found = Vec::new();
         for _ in 0..STRETCHES {
@@ -71,7 +72,9 @@ impl Engine {
                 return self.finish_sweep(&pass);
             }
         }
-        self.sweeper.pause(pass);
+        let now = self.clock.now_nanos();
+        let took = (now - began).div_ceil(1_000_000);
+        self.sweep_at(self.sweeper.pause(pass, now / 1_000_000 + took));
     }
 
     fn sweep_entry(&self, entry: Entry, pass: &mut Pass) {

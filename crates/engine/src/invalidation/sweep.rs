@@ -10,8 +10,9 @@
 //! out, puts a stale one in its place, or lifts it. What remains is loads that began before: as long as one runs, its
 //! markers stay. If there are too many, they go, and such a load counts as cut.
 //!
-//! The sweep is paced: after one that took a while it rests three times as long, and a second at least, so that it takes a
-//! quarter of a processor at most, however often things are invalidated.
+//! The sweep is paced: between two slices it pauses as long as the slice took, so that an event loop that shares the processor
+//! has its turn; and after a sweep it rests three times as long as that took, and a second at least, so that it takes an eighth
+//! of a processor, however often things are invalidated.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,8 +73,8 @@ struct State {
 enum Now {
     #[default]
     Resting,
-    /// Between two slices.
-    Paused(Pass),
+    /// Between two slices, until then.
+    Paused(Pass, Millis),
     /// A thread is at it.
     Busy,
 }
@@ -139,7 +140,7 @@ impl Sweeper {
     fn publish(&self, state: &State) -> Millis {
         let due = match state.now {
             Now::Busy => FOREVER,
-            Now::Paused(_) => 0,
+            Now::Paused(_, until) => until,
             Now::Resting if state.wanted || state.kept.is_some() => state.rests_until,
             Now::Resting => state.wanted_at.map_or(FOREVER, |at| at.max(state.rests_until)),
         };
@@ -160,7 +161,11 @@ impl Sweeper {
         let mut state = self.state.lock();
         let step = match std::mem::replace(&mut state.now, Now::Busy) {
             Now::Busy => return None,
-            Now::Paused(pass) => Step::Slice(pass),
+            Now::Paused(pass, until) if until <= now => Step::Slice(pass),
+            paused @ Now::Paused(..) => {
+                state.now = paused;
+                return None;
+            }
             Now::Resting
                 if state.rests_until <= now && (state.wanted || state.wanted_at.is_some_and(|at| at <= now)) =>
             {
@@ -177,11 +182,11 @@ impl Sweeper {
         Some(step)
     }
 
-    /// There is more to sweep.
-    pub fn pause(&self, pass: Pass) {
+    /// There is more to sweep, from that moment on.
+    pub fn pause(&self, pass: Pass, until: Millis) -> Millis {
         let mut state = self.state.lock();
-        state.now = Now::Paused(pass);
-        self.publish(&state);
+        state.now = Now::Paused(pass, until);
+        self.publish(&state)
     }
 
     /// The sweep has met all entries. `kept` tells whether markers had to stay. What is to be told, with how many entries each
