@@ -73,6 +73,7 @@ for (const size of SIZES) {
   for (const [kind, target] of Object.entries(KINDS)) {
     /** @type {number[]} */
     const took = []
+    /** @type {number[]} */
     const swept = []
     const idle = []
     const busy = []

@@ -1,29 +1,28 @@
 // @ts-check
 /**
- * One cache in one thread: reads, loads and background refreshes of single keys, and what they share with the others.
+ * One cache in one thread: reads and loads of single keys, and what they share with the others.
  *
  * It stands between the face (`cache.js`), which users hold, and the engine. Promises: whatever is wrong with a call is
  * a rejection, found before anything is begun; what the engine says reaches the flight or the listener it is for.
  */
-import { AsyncLocalStorage } from 'node:async_hooks'
-import { offAbort, onAbort } from './aborts.js'
 import {
-  circuitOpen, closed, configMismatch, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion, serializeFailed, timeout,
-  valueTooLarge
+  circuitOpen, closed, configMismatch, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion,
+  serializeFailed, timeout, valueTooLarge
 } from './errors.js'
 import { Emitter } from './events.js'
-import { Call, FetchContext, Flight, entry, entryOf, foundTies, standIn } from './flight.js'
+import { Call, Flight, entry, entryOf, foundTies, reasonOf, run, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
 import * as mail from './native.js'
 import { FORCE, GIVE_UP, H, NEAR, PERMIT, RESUME, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { Near } from './near.js'
-import { Nest, parent } from './nesting.js'
+import { parent } from './nesting.js'
 import { EMPTY, agesOf, knownSerializer, layer, resolve } from './options.js'
+import { Refreshes } from './refreshes.js'
 import { RemoteFlight, Resumed } from './remote.js'
 import { Routes } from './routes.js'
 import { Rules } from './rules.js'
 import { decode, encode, share } from './values.js'
-import { loadBatch } from './many.js'
+import { wait } from './waiting.js'
 
 /** @typedef {import('./options.js').Layer} Layer */
 /** @typedef {import('./options.js').CacheOptions} CacheOptions */
@@ -42,19 +41,6 @@ const OWN_FAULTS = new Set([
   'ERR_KVCACHE_INVALID_VALUE',
   'ERR_KVCACHE_RECURSION'
 ])
-
-/**
- * What is to be run when a queued refresh gets its turn.
- * @typedef {object} Refresh
- * @property {Fetcher | undefined} one
- * @property {BatchFetcher | undefined} many
- * @property {readonly Layer[]} layers
- * @property {number} hardTimeout
- * @property {string} ties
- * @property {number} route
- * @property {{ flight: Flight, error: unknown }[]} failures of the attempt before
- * @property {<R>(run: () => R) => R} inContext runs in the async context of the get that asked for it
- */
 
 export class Core {
   /**
@@ -75,8 +61,8 @@ export class Core {
     this.flights = new Map()
     /** The flights of other threads that are waited for here, by token. @type {Map<number, RemoteFlight>} */
     this.remotes = new Map()
-    /** The refreshes that wait or run, by batch. @type {Map<number, Refresh>} */
-    this.refreshes = new Map()
+    /** The background refreshes of this thread. */
+    this.refreshes = new Refreshes(this)
     /** The numbers of the origins used so far. @type {Map<string, number>} */
     this.origins = new Map()
     /** Those who wait for the queue to become idle. @type {Set<() => void>} */
@@ -86,8 +72,6 @@ export class Core {
     this.closed = false
     /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string } | undefined} */
     this.last = undefined
-    /** Those who wait for the refreshes of this thread to have ended. @type {Set<() => void>} */
-    this.closers = new Set()
     const opened = mail.open(this, {
       name,
       settings,
@@ -394,7 +378,7 @@ export class Core {
     const { hardTimeout } = resolved
     const softTimeout = resumed === undefined ? resolved.softTimeout : resumed.left(resolved.softTimeout)
     const origin = this.#origin(own, source)
-    this.#inputs(route, origin, hardTimeout)
+    this.inputs(route, origin, hardTimeout)
     header[H.IN_PARENT] = parent()
     if (resumed !== undefined) header[H.SINCE] = resumed.since
     const flags = (force ? FORCE | PERMIT : PERMIT) | (resumed === undefined ? 0 : RESUME)
@@ -412,7 +396,7 @@ export class Core {
         const flight = new Flight(this, key, token, {
           layers, resolved, route: route?.number ?? 0, reason, hasCopy, call
         })
-        const answer = this.wait(flight, own.signal, softTimeout, whole, joined, anew)
+        const answer = wait(this, flight, own.signal, softTimeout, whole, joined, anew)
         run(flight, fetcher)
         checkMail()
         return answer
@@ -421,14 +405,14 @@ export class Core {
         const since = header[H.SINCE]
         checkMail()
         const flight = this.flights.get(token)
-        if (flight !== undefined) return this.wait(flight, own.signal, softTimeout, whole, joined, anew)
+        if (flight !== undefined) return wait(this, flight, own.signal, softTimeout, whole, joined, anew)
         const next = resumed?.again() ?? new Resumed(since)
         const again = () => {
           if (this.closed) throw closed()
           next.check(key)
           return this.load(key, fetcher, source, options, whole, force, next)
         }
-        return this.wait(this.remote(key, token), own.signal, softTimeout, whole, joined, anew, again)
+        return wait(this, this.remote(key, token), own.signal, softTimeout, whole, joined, anew, again)
       }
       case Status.Fresh:
       case Status.Stale: {
@@ -457,63 +441,6 @@ export class Core {
     return this.remotes.get(token) ?? new RemoteFlight(this, key, token)
   }
 
-  /**
-   * Waits for a flight as one caller.
-   * @param {Flight | RemoteFlight} flight
-   * @param {AbortSignal | undefined} signal
-   * @param {number} softTimeout milliseconds, may be infinite
-   * @param {boolean} whole
-   * @param {number} joined the log's number when the caller came
-   * @param {() => Promise<any>} anew loads anew, should what it waited for turn out to have been invalidated before it came
-   * @param {() => Promise<any>} [again] begins anew, should a flight of another thread come to no end
-   * @returns {Promise<any>}
-   */
-  wait(flight, signal, softTimeout, whole, joined, anew, again) {
-    flight.join()
-    const read = whole ? wholeOf : valueOf
-    const answer = (/** @type {Outcome} */ outcome) => {
-      if (flight.cut !== 0 && joined >= flight.cut) return anew()
-      return outcome.again && again !== undefined ? again() : read(outcome)
-    }
-    if (signal === undefined && softTimeout === Infinity) {
-      return flight.outcome.then(answer)
-    }
-    return new Promise((resolve, reject) => {
-      let waiting = true
-      /** @type {NodeJS.Timeout | undefined} */
-      let timer
-      const stop = () => {
-        waiting = false
-        clearTimeout(timer)
-        if (signal !== undefined) offAbort(signal, abort)
-      }
-      const abort = () => {
-        stop()
-        flight.leave(signal?.reason)
-        reject(signal?.reason)
-      }
-      flight.outcome.then(outcome => {
-        if (!waiting) return
-        stop()
-        try {
-          resolve(answer(outcome))
-        } catch (error) {
-          reject(error)
-        }
-      })
-      if (signal !== undefined) onAbort(signal, abort)
-      if (softTimeout !== Infinity) {
-        timer = setTimeout(() => {
-          const old = standIn(this, flight.key)
-          if (old === undefined) return
-          stop()
-          flight.leaveRunning()
-          resolve(whole ? entryOf(old) : old.take())
-        }, Math.min(softTimeout, LONGEST_TIMER))
-      }
-    })
-  }
-
   // --- Background refreshes ---------------------------------------------------------------------------------------------
 
   /**
@@ -527,95 +454,7 @@ export class Core {
     const own = layer(options, 'get')
     const route = source ?? this.#routeOf(key)
     const layers = this.layers(route, own)
-    this.enqueue([key], fetcher, undefined, layers, route, this.#origin(own, source))
-  }
-
-  /**
-   * Queues a refresh of stale keys as one batch.
-   * @param {string[]} keys
-   * @param {Fetcher | undefined} one
-   * @param {BatchFetcher | undefined} many
-   * @param {readonly Layer[]} layers
-   * @param {Route | undefined} route
-   * @param {number} origin
-   */
-  enqueue(keys, one, many, layers, route, origin) {
-    const { hardTimeout, ties } = resolve(...layers)
-    this.#inputs(route, origin, hardTimeout)
-    const batch = native.refresh(this.number, keys)
-    if (batch === 0) return
-    const inContext = /** @type {any} */ (AsyncLocalStorage.snapshot())
-    this.refreshes.set(batch, {
-      one, many, layers, hardTimeout, ties, route: route?.number ?? 0, failures: [], inContext
-    })
-    checkMail()
-  }
-
-  /**
-   * A batch has its turn.
-   * @param {number} batch
-   */
-  #start(batch) {
-    const refresh = this.refreshes.get(batch)
-    const started = native.start(this.number, batch)
-    if (refresh === undefined || started.length === 0) {
-      this.#forget(batch)
-      // A retry that its circuit refuses will not come: what failed has failed for good.
-      for (const { flight, error } of refresh?.failures ?? []) this.#tellRefresh(flight, { error })
-      checkMail()
-      return
-    }
-    const { one, many, layers, hardTimeout, ties, route, inContext } = refresh
-    const call = new Call(this, { background: true, hardTimeout })
-    call.batch = batch
-    for (const [key, token, hasCopy, invalidated] of started) {
-      // A batch may hold keys of several define() patterns; a single refresh has its own.
-      const own = many === undefined ? { layers, route } : this.routed(key, layers)
-      new Flight(this, key, token, { ...own, reason: invalidated ? 'invalidated' : 'stale', hasCopy, call })
-      this.declare(token, ties)
-    }
-    inContext(() => {
-      if (one !== undefined) run(call.flights[0], one)
-      else loadBatch(call, /** @type {BatchFetcher} */ (many))
-    })
-    checkMail()
-  }
-
-  /**
-   * A flight has ended; if it was a refresh, its listeners are told once it will not be tried again.
-   * @param {Flight} flight
-   * @param {{ error: unknown } | undefined} failure undefined when it went well
-   */
-  refreshed(flight, failure) {
-    const { call } = flight
-    if (!call.background) return
-    const over = call.batchEnd === mail.BatchEnd.Finished
-    if (over) this.#forget(call.batch)
-    if (failure === undefined) this.#tellRefresh(flight, undefined)
-    else call.failures.push({ flight, error: failure.error })
-    const refresh = this.refreshes.get(call.batch)
-    if (refresh !== undefined) refresh.failures = call.failures
-    if (over) for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
-  }
-
-  /**
-   * A batch is over.
-   * @param {number} batch
-   */
-  #forget(batch) {
-    this.refreshes.delete(batch)
-    if (this.refreshes.size === 0) for (const closer of this.closers) closer()
-  }
-
-  /**
-   * @param {Flight} flight
-   * @param {{ error: unknown } | undefined} failure
-   */
-  #tellRefresh(flight, failure) {
-    if (!this.events.has('refresh')) return
-    const ms = performance.now() - flight.began
-    const { key } = flight
-    this.events.emit('refresh', failure === undefined ? { key, ms } : { key, ms, error: asError(failure.error) })
+    this.refreshes.enqueue([key], fetcher, undefined, layers, route, this.#origin(own, source))
   }
 
   /**
@@ -703,7 +542,7 @@ export class Core {
    * @param {number} origin
    * @param {number} hardTimeout
    */
-  #inputs(route, origin, hardTimeout) {
+  inputs(route, origin, hardTimeout) {
     header[H.IN_ROUTE] = route === undefined ? 0 : route.number
     header[H.IN_ORIGIN] = origin
     header[H.IN_HARD_TIMEOUT] = hardTimeout
@@ -796,9 +635,9 @@ export class Core {
   receive({ kind, id, name, detail }) {
     switch (kind) {
       case 'start':
-        return this.#start(id)
+        return this.refreshes.start(id)
       case 'dropped':
-        return this.#forget(id)
+        return this.refreshes.over(id)
       case 'timeout':
         return this.flights.get(id)?.timeOut()
       case 'landed': {
@@ -867,15 +706,6 @@ export class Core {
   }
 
   /**
-   * Resolves when no refresh of this thread waits or runs.
-   * @returns {Promise<void>}
-   */
-  #refreshed() {
-    if (this.refreshes.size === 0) return Promise.resolve()
-    return new Promise(resolve => void this.closers.add(resolve))
-  }
-
-  /**
    * @param {number} limit milliseconds, may be infinite
    * @returns {Promise<void>}
    */
@@ -890,7 +720,7 @@ export class Core {
       if (limit !== Infinity) timer = setTimeout(resolve, Math.min(limit, LONGEST_TIMER))
     })
     const flights = [...this.flights.values(), ...this.remotes.values()].map(flight => flight.outcome)
-    const answered = Promise.all([...flights, this.name === undefined ? this.flush(Infinity, 'close()') : this.#refreshed()])
+    const answered = Promise.all([...flights, this.name === undefined ? this.flush(Infinity, 'close()') : this.refreshes.allOver()])
     await Promise.race([late, answered.then(() => this.#allInflated())])
     clearTimeout(timer)
     native.dropQueued(this.number)
@@ -902,64 +732,4 @@ export class Core {
     for (const flushed of [...this.flushers]) flushed()
     release(this)
   }
-}
-
-/**
- * Runs a fetcher for one flight.
- * @param {Flight} flight
- * @param {Fetcher} fetcher
- */
-function run(flight, fetcher) {
-  const { call } = flight
-  const context = new FetchContext(flight)
-  // Who asks for the context may look at the copy in hand when all is over.
-  if (flight.hasCopy && fetcher.length > 1) flight.context = context
-  call.run(
-    new Nest([flight.token]),
-    () => fetcher(flight.key, context),
-    value => flight.settle(value),
-    error => flight.fail(error)
-  )
-}
-
-/**
- * Why a foreground load runs, as the begin just made says.
- * @param {boolean} force
- * @param {boolean} hasCopy
- */
-export function reasonOf(force, hasCopy) {
-  if (force) return 'forced'
-  if (header[H.INVALIDATED] !== 0) return 'invalidated'
-  return hasCopy ? 'expired' : 'miss'
-}
-
-/**
- * @param {Outcome} outcome
- */
-export function valueOf(outcome) {
-  if (outcome.answer === undefined) throw outcome.error
-  return outcome.answer.take()
-}
-
-/**
- * @param {Outcome} outcome
- */
-export function wholeOf(outcome) {
-  if (outcome.answer === undefined) throw outcome.error
-  return entryOf(outcome.answer)
-}
-
-/**
- * @param {unknown} error
- * @returns {Error}
- */
-function asError(error) {
-  let text = 'a value that cannot be shown'
-  try {
-    if (error instanceof Error) return error
-    text = String(error)
-  } catch {
-    // A proxy whose traps throw, an object without a primitive value.
-  }
-  return new Error(text, { cause: error })
 }

@@ -359,3 +359,19 @@ function shortenLine(text) {
   const line = end < 0 ? text : text.slice(0, end)
   return (line.length > 200 ? `${line.slice(0, 200)}…` : line).toWellFormed()
 }
+
+/**
+ * What was thrown as an Error: itself, or one that says what it was.
+ * @param {unknown} error
+ * @returns {Error}
+ */
+export function asError(error) {
+  let text = 'a value that cannot be shown'
+  try {
+    if (error instanceof Error) return error
+    text = String(error)
+  } catch {
+    // A proxy whose traps throw, an object without a primitive value.
+  }
+  return new Error(text, { cause: error })
+}

@@ -12,13 +12,14 @@ import { describe } from './failures.js'
 import { decodeTies } from './invalidation.js'
 import { hold, release } from './keepalive.js'
 import { BatchEnd, H, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { Nest } from './nesting.js'
 import { agesOf, layer, resolve } from './options.js'
 import { Kind, decode, decodeEncoded, encode, encodeAndCopy, share } from './values.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./options.js').Layer} Layer */
 /** @typedef {import('./options.js').Resolved} Resolved */
-/** @typedef {import('./nesting.js').Nest} Nest */
+/** @typedef {(key: string, context: any) => unknown} Fetcher */
 
 /** @type {readonly string[]} */
 const NONE = Object.freeze([])
@@ -242,7 +243,7 @@ export class Flight {
     // A serializer may do anything, close the cache too.
     if (this.done) return
     this.#end({ answer })
-    this.core.refreshed(this, undefined)
+    this.core.refreshes.ended(this, undefined)
   }
 
   /**
@@ -361,7 +362,7 @@ export class Flight {
     this.#report(() => native.fail(this.core.number, this.token, verdict, why))
     const answer = this.callers > 0 ? standIn(this.core, this.key) : undefined
     this.#end(answer === undefined ? { error } : { answer })
-    this.core.refreshed(this, { error })
+    this.core.refreshes.ended(this, { error })
   }
 
   /** The engine says that the hard timeout has passed. */
@@ -601,4 +602,33 @@ export class FetchContext {
       flight.unstored = true
     })
   }
+}
+
+/**
+ * Runs a fetcher for one flight.
+ * @param {Flight} flight
+ * @param {Fetcher} fetcher
+ */
+export function run(flight, fetcher) {
+  const { call } = flight
+  const context = new FetchContext(flight)
+  // Who asks for the context may look at the copy in hand when all is over.
+  if (flight.hasCopy && fetcher.length > 1) flight.context = context
+  call.run(
+    new Nest([flight.token]),
+    () => fetcher(flight.key, context),
+    value => flight.settle(value),
+    error => flight.fail(error)
+  )
+}
+
+/**
+ * Why a foreground load runs, as the begin just made says.
+ * @param {boolean} force
+ * @param {boolean} hasCopy
+ */
+export function reasonOf(force, hasCopy) {
+  if (force) return 'forced'
+  if (header[H.INVALIDATED] !== 0) return 'invalidated'
+  return hasCopy ? 'expired' : 'miss'
 }

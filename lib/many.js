@@ -7,12 +7,12 @@
  */
 import { types } from 'node:util'
 import { closed, invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
-import { ALIVE, Call, Flight, standIn } from './flight.js'
+import { ALIVE, Call, Flight, reasonOf, standIn } from './flight.js'
 import { FORCE, H, PERMIT, RESUME, Status, checkMail, header } from './native.js'
 import { Nest, parent } from './nesting.js'
-import { reasonOf } from './core.js'
 import { layer, resolve } from './options.js'
 import { Resumed } from './remote.js'
+import { wait } from './waiting.js'
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('./core.js').BatchFetcher} BatchFetcher */
@@ -147,7 +147,7 @@ function gatherBatch(core, keys, fetcher, own) {
   const layers = core.layers(undefined, own)
   const origin = core.originNumber(own.origin ?? 'default')
   if (missing.length > 0) loadMissing(core, gathering, missing, fetcher, own, layers, origin)
-  if (stale.length > 0) core.enqueue(stale, undefined, fetcher, layers, undefined, origin)
+  if (stale.length > 0) core.refreshes.enqueue(stale, undefined, fetcher, layers, undefined, origin)
   checkMail()
   return gathering
 }
@@ -242,13 +242,13 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         const reason = reasonOf(own.forceFresh, hasCopy)
         core.declare(token, ties)
         const flight = new Flight(core, key, token, { ...routed, reason, hasCopy, call })
-        gathering.await(key, core.wait(flight, own.signal, softTimeout, false, joined, anew))
+        gathering.await(key, wait(core, flight, own.signal, softTimeout, false, joined, anew))
         break
       }
       case Status.Join: {
         const flight = core.flights.get(token)
         if (flight !== undefined) {
-          gathering.await(key, core.wait(flight, own.signal, softTimeout, false, joined, anew))
+          gathering.await(key, wait(core, flight, own.signal, softTimeout, false, joined, anew))
           break
         }
         const next = before?.again() ?? new Resumed(header[H.SINCE])
@@ -258,7 +258,7 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         const { ask } = again
         const remote = core.remote(key, token)
         const onceMore = () => ask(core, key, next)
-        gathering.await(key, core.wait(remote, own.signal, softTimeout, false, joined, anew, onceMore))
+        gathering.await(key, wait(core, remote, own.signal, softTimeout, false, joined, anew, onceMore))
         break
       }
       case Status.Fresh:

@@ -1,0 +1,86 @@
+// @ts-check
+/**
+ * One caller waits for a flight: until it ends, its signal fires, or its softTimeout passes and an old value stands in.
+ */
+import { offAbort, onAbort } from './aborts.js'
+import { entryOf, standIn } from './flight.js'
+import { LONGEST_TIMER } from './keepalive.js'
+
+/** @typedef {import('./core.js').Core} Core */
+/** @typedef {import('./flight.js').Flight} Flight */
+/** @typedef {import('./flight.js').Outcome} Outcome */
+/** @typedef {import('./remote.js').RemoteFlight} RemoteFlight */
+
+/**
+ * Waits for a flight as one caller.
+ * @param {Core} core
+ * @param {Flight | RemoteFlight} flight
+ * @param {AbortSignal | undefined} signal
+ * @param {number} softTimeout milliseconds, may be infinite
+ * @param {boolean} whole
+ * @param {number} joined the log's number when the caller came
+ * @param {() => Promise<any>} anew loads anew, should what it waited for turn out to have been invalidated before it came
+ * @param {() => Promise<any>} [again] begins anew, should a flight of another thread come to no end
+ * @returns {Promise<any>}
+ */
+export function wait(core, flight, signal, softTimeout, whole, joined, anew, again) {
+  flight.join()
+  const read = whole ? wholeOf : valueOf
+  const answer = (/** @type {Outcome} */ outcome) => {
+    if (flight.cut !== 0 && joined >= flight.cut) return anew()
+    return outcome.again && again !== undefined ? again() : read(outcome)
+  }
+  if (signal === undefined && softTimeout === Infinity) {
+    return flight.outcome.then(answer)
+  }
+  return new Promise((resolve, reject) => {
+    let waiting = true
+    /** @type {NodeJS.Timeout | undefined} */
+    let timer
+    const stop = () => {
+      waiting = false
+      clearTimeout(timer)
+      if (signal !== undefined) offAbort(signal, abort)
+    }
+    const abort = () => {
+      stop()
+      flight.leave(signal?.reason)
+      reject(signal?.reason)
+    }
+    flight.outcome.then(outcome => {
+      if (!waiting) return
+      stop()
+      try {
+        resolve(answer(outcome))
+      } catch (error) {
+        reject(error)
+      }
+    })
+    if (signal !== undefined) onAbort(signal, abort)
+    if (softTimeout !== Infinity) {
+      timer = setTimeout(() => {
+        const old = standIn(core, flight.key)
+        if (old === undefined) return
+        stop()
+        flight.leaveRunning()
+        resolve(whole ? entryOf(old) : old.take())
+      }, Math.min(softTimeout, LONGEST_TIMER))
+    }
+  })
+}
+
+/**
+ * @param {Outcome} outcome
+ */
+function valueOf(outcome) {
+  if (outcome.answer === undefined) throw outcome.error
+  return outcome.answer.take()
+}
+
+/**
+ * @param {Outcome} outcome
+ */
+function wholeOf(outcome) {
+  if (outcome.answer === undefined) throw outcome.error
+  return entryOf(outcome.answer)
+}
