@@ -13,7 +13,7 @@ import { Emitter } from './events.js'
 import { Call, Flight, entry, entryOf, foundTies, reasonOf, run, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
 import * as mail from './native.js'
-import { FORCE, GIVE_UP, H, NEAR, PERMIT, RESUME, Status, WANT_METADATA, checkMail, header, native } from './native.js'
+import { FORCE, GIVE_UP, H, LOOK, LOOK_NEAR, NEAR, PERMIT, RESUME, Status, WANT_METADATA, checkMail, header, native } from './native.js'
 import { Near } from './near.js'
 import { parent } from './nesting.js'
 import { EMPTY, agesOf, knownSerializer, layer, resolve } from './options.js'
@@ -42,6 +42,20 @@ const OWN_FAULTS = new Set([
   'ERR_KVCACHE_RECURSION'
 ])
 
+/**
+ * How a get() is to be loaded.
+ * @typedef {object} Plan
+ * @property {Route | undefined} source the define() that the fetcher is of
+ * @property {Readonly<Layer>} own
+ * @property {any} options
+ * @property {boolean} whole whether the answer is an entry
+ * @property {boolean} force
+ * @property {Resumed | undefined} resumed
+ * @property {Route | undefined} route
+ * @property {readonly Layer[]} layers
+ * @property {import('./options.js').Resolved} resolved
+ */
+
 export class Core {
   /**
    * @param {CacheOptions} options
@@ -54,6 +68,14 @@ export class Core {
     /** Who may be given one and the same decoded value. @type {import('./values.js').Sharing} */
     this.sharing = near === null ? 'copy' : near.values
     this.layer = load
+    /** What applies to a get without options of its own or a define(). */
+    this.plainLayers = Object.freeze([load, EMPTY])
+    this.plain = resolve(load, EMPTY)
+    /** @type {Plan} */
+    this.plainPlan = {
+      source: undefined, own: EMPTY, options: undefined, whole: false, force: false, resumed: undefined, route: undefined,
+      layers: this.plainLayers, resolved: this.plain
+    }
     this.failure = breaker === null ? undefined : breaker.failure
     this.routes = new Routes()
     this.rules = new Rules()
@@ -154,7 +176,9 @@ export class Core {
       throw invalidOption('fetcher', fetcher, 'a function')
     }
     if (options?.forceFresh) return this.load(key, fetcher, route, options, whole, true)
-    const data = this.lookup(key, whole ? WANT_METADATA : 0)
+    // Most gets have no options and no define(): then one call looks the key up and begins the load.
+    const together = options === undefined && !whole && this.routes.size === 0
+    const data = together ? this.#lookOrBegin(key) : this.lookup(key, whole ? WANT_METADATA : 0)
     const status = header[H.STATUS]
     if (status === Status.Fresh) {
       checkMail()
@@ -167,8 +191,25 @@ export class Core {
       checkMail()
       return Promise.resolve(answer)
     }
+    if (together) {
+      if (status < Status.None) throw this.refusal(key)
+      return this.#begun(data, key, fetcher, this.plainPlan)
+    }
     if (status !== Status.None) throw this.refusal(key)
     return this.load(key, fetcher, route, options, whole, false)
+  }
+
+  /**
+   * Looks a key up, and begins its load where nothing is there: for a get without options, in a cache without define()s.
+   * @param {string} key
+   * @returns {any}
+   */
+  #lookOrBegin(key) {
+    this.inputs(undefined, this.originNumber(DEFAULT_ORIGIN), this.plain.hardTimeout)
+    header[H.IN_PARENT] = parent()
+    if (this.near === undefined) return native.begin(this.number, key, PERMIT | LOOK)
+    this.near.ask(key)
+    return native.begin(this.number, key, PERMIT | LOOK | LOOK_NEAR)
   }
 
   /**
@@ -373,18 +414,31 @@ export class Core {
   load(key, fetcher, source, options, whole, force, resumed) {
     const own = layer(options, 'get')
     const route = source ?? this.#routeOf(key)
-    const layers = this.layers(route, own)
-    const resolved = resolve(...layers)
-    const { hardTimeout } = resolved
-    const softTimeout = resumed === undefined ? resolved.softTimeout : resumed.left(resolved.softTimeout)
-    const origin = this.#origin(own, source)
-    this.inputs(route, origin, hardTimeout)
+    const isPlain = route === undefined && own === EMPTY
+    const layers = isPlain ? this.plainLayers : this.layers(route, own)
+    const resolved = isPlain ? this.plain : resolve(...layers)
+    this.inputs(route, this.#origin(own, source), resolved.hardTimeout)
     header[H.IN_PARENT] = parent()
     if (resumed !== undefined) header[H.SINCE] = resumed.since
     const flags = (force ? FORCE | PERMIT : PERMIT) | (resumed === undefined ? 0 : RESUME)
     const data = native.begin(this.number, key, flags)
+    return this.#begun(data, key, fetcher, { source, own, options, whole, force, resumed, route, layers, resolved })
+  }
+
+  /**
+   * Does what the begin just made says.
+   * @param {any} data
+   * @param {string} key
+   * @param {Fetcher} fetcher
+   * @param {Plan} plan
+   * @returns {Promise<any>}
+   */
+  #begun(data, key, fetcher, plan) {
+    const { source, own, options, whole, force, resumed, route, layers, resolved } = plan
     const status = header[H.STATUS]
     const token = header[H.TOKEN]
+    const { hardTimeout } = resolved
+    const softTimeout = resumed === undefined ? resolved.softTimeout : resumed.left(resolved.softTimeout)
     const joined = header[H.SEQ]
     const anew = () => this.load(key, fetcher, source, options, whole, force)
     switch (status) {

@@ -87,6 +87,8 @@ export const NEAR = 4
 export const FORCE = 1
 export const PERMIT = 2
 export const RESUME = 4
+export const LOOK = 8
+export const LOOK_NEAR = 16
 
 /** Where a batch of refreshes stands after one of its keys has ended: header[BATCH_END]. */
 export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })

@@ -11,7 +11,7 @@ use napi_derive::napi;
 
 use crate::header::{self, Status};
 use crate::raw::{Raw, append_bytes, append_text, bytes, undefined, with_key};
-use crate::reading::hand_over;
+use crate::reading::{give, hand_over, look};
 use crate::registry::Opened;
 use crate::thread::{Header, Local, with_cache, with_local};
 use crate::writing::{read_data, read_links, value_in};
@@ -22,8 +22,12 @@ const FORCE: u32 = 1;
 const PERMIT: u32 = 2;
 /// Flag: the caller waited before, since what the header says.
 const RESUME: u32 = 4;
+/// Flag: look the key up first, as `lookup` does, and begin only where nothing is found.
+const LOOK: u32 = 8;
+/// Flag, with the one before: as that of `lookup`.
+const NEAR: u32 = 16;
 
-/// Begins a load, with the route, origin, hardTimeout and parent of the header. Status `Fresh` or `Stale` with a value that
+/// Begins a load, or with [`LOOK`] finds what is there, with the route, origin, hardTimeout and parent of the header. Status `Fresh` or `Stale` with a value that
 /// is there by now, `Lead`, `Join`, `Refused` or `Recursion`.
 #[napi(catch_unwind)]
 pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
@@ -41,11 +45,24 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
             permit: flags & PERMIT != 0,
             since: if flags & RESUME != 0 { header.get(header::SINCE) as u64 } else { 0 },
         };
-        // Read first: what is invalidated from here on comes after.
-        header.set(header::SEQ, opened.engine().current() as f64);
-        let Some(begun) = with_key(env, key, |key| opened.engine().begin(key, &begin)) else {
-            header.status(Status::InvalidKey);
-            return undefined(env);
+        let engine = opened.engine();
+        let begun = with_key(env, key, |key| {
+            if flags & LOOK != 0
+                && let (Some(found), probe) = look(engine, key, flags & NEAR != 0, None)
+            {
+                return Err((found, probe));
+            }
+            // Read first: what is invalidated from here on comes after.
+            header.set(header::SEQ, engine.current() as f64);
+            Ok(engine.begin(key, &begin))
+        });
+        let begun = match begun {
+            None => {
+                header.status(Status::InvalidKey);
+                return undefined(env);
+            }
+            Some(Err((found, probe))) => return give(local, env, cache, found, probe, false, true),
+            Some(Ok(begun)) => begun,
         };
         match begun {
             Begun::Hit(found) => {

@@ -25,11 +25,7 @@ const NEAR: u32 = 4;
 pub fn lookup(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     let give_up = (flags & GIVE_UP != 0).then_some((flags >> 16) as u16);
     let near = flags & NEAR != 0;
-    find(&env, cache, Some(key), flags, true, |engine, key| {
-        // The stamps are read first: see the engine's module of that name.
-        let probe = near.then(|| engine.probe(key));
-        (engine.lookup(key, give_up), probe)
-    })
+    find(&env, cache, Some(key), flags, true, |engine, key| look(engine, key, near, give_up))
 }
 
 /// As `lookup`, without being counted, and the value is always here: status `Fresh`, `Stale` or `OnError`, or `None`.
@@ -48,6 +44,13 @@ pub fn stand_in(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
 #[napi(catch_unwind)]
 pub fn copy_in_hand(env: Env, cache: u32, token: f64) -> Result<Raw> {
     find(&env, cache, None, WANT_METADATA, false, |engine, _| (engine.copy_in_hand(token as u64), None))
+}
+
+/// Looks a key up for a get, and reads first what a copy near the caller is checked by, if one is to be kept.
+pub fn look(engine: &Engine, key: &[u8], near: bool, give_up: Option<u16>) -> (Option<Found>, Option<Probe>) {
+    // The stamps are read first: see the engine's module of that name.
+    let probe = near.then(|| engine.probe(key));
+    (engine.lookup(key, give_up), probe)
 }
 
 fn find(
@@ -73,18 +76,34 @@ fn find(
             local.header.status(Status::None);
             return undefined(env);
         };
-        if let Some(probe) = probe {
-            near::describe(&local.header, opened.engine(), &found, &probe);
-            if local.header.get(header::SAME) != 0.0 {
-                local.header.found(&found);
-                if flags & WANT_METADATA != 0 {
-                    local.found = Some(found.entry);
-                }
-                return undefined(env);
-            }
-        }
-        hand_over(local, env, cache, found, flags & WANT_METADATA != 0, may_defer)
+        give(local, env, cache, found, probe, flags & WANT_METADATA != 0, may_defer)
     })
+}
+
+/// Describes what was found in the header, and how a copy can be kept where `probe` is there; gives the value, unless it is that
+/// of the copy there is.
+pub fn give(
+    local: &mut Local,
+    env: sys::napi_env,
+    cache: u32,
+    found: Found,
+    probe: Option<Probe>,
+    want_metadata: bool,
+    may_defer: bool,
+) -> Raw {
+    if let Some(probe) = probe
+        && let Some(opened) = local.cache(cache)
+    {
+        near::describe(&local.header, opened.engine(), &found, &probe);
+        if local.header.get(header::SAME) != 0.0 {
+            local.header.found(&found);
+            if want_metadata {
+                local.found = Some(found.entry);
+            }
+            return undefined(env);
+        }
+    }
+    hand_over(local, env, cache, found, want_metadata, may_defer)
 }
 
 /// Describes what was found in the header, and gives its value: at once, or by a worker where that may be and pays.
