@@ -90,3 +90,26 @@ impl Clock for FakeClock {
         Self::UNIX_START_MILLIS + self.now_millis()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_compared_as_a_word_within_its_turn() {
+        const TURN: Millis = 1 << TURN_BITS;
+        for (at, now, word) in [
+            (0, 5, 0),
+            (7, 5, 7),
+            (TURN - 2, 5, ASLEEP - 1),
+            // Later than the turn: until its end, and never as late as the word of a clock that sleeps.
+            (TURN + 100, 5, ASLEEP - 1),
+            (FOREVER, 5, ASLEEP - 1),
+            (TURN + 100, TURN + 5, 100),
+            // Earlier than the turn: over.
+            (TURN - 1, TURN + 5, 0),
+        ] {
+            assert_eq!(as_word(at, now), word, "{at} at {now}");
+        }
+    }
+}

@@ -316,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn keeps_the_word_of_the_time_while_it_is_wanted() {
+        let _turn = TURN.lock();
+        let word = || CLOCK_WORD.load(Ordering::SeqCst);
+        assert_eq!(word(), ASLEEP);
+        let (scheduled, ..) = open();
+        for _ in 0..2 {
+            want_time();
+            eventually("it shows the time", || word() != ASLEEP);
+            let shown = word();
+            eventually("it goes on", || word() > shown && word() != ASLEEP);
+            assert!(word() <= as_word(CLOCK.now_millis(), CLOCK.now_millis()), "it is never early");
+            eventually("it sleeps when nobody has wanted it for a while", || word() == ASLEEP);
+        }
+        want_time();
+        eventually("it shows the time", || word() != ASLEEP);
+        drop(scheduled);
+        assert_eq!(word(), ASLEEP, "without an engine nobody keeps it");
+    }
+
+    #[test]
     fn tells_a_time_out_to_an_engine_that_nobody_calls() {
         let _turn = TURN.lock();
         let (scheduled, thread, events) = open();
