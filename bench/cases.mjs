@@ -6,7 +6,7 @@
  * not: a cache that is fast and wrong has no time to show.
  */
 import assert from 'node:assert/strict'
-import { each, watch } from './watch.mjs'
+import { allocated, each, watch } from './watch.mjs'
 
 /** @typedef {import('./peers.mjs').Peer} Peer */
 
@@ -80,6 +80,8 @@ function hits(make, idOf) {
 /** Keys of the near cases, and their skew: s of Zipf's law. */
 const ZIPF_KEYS = 10_000
 const ZIPF_S = 0.99
+/** Reads whose allocations are counted. */
+const COUNTED = 5_000
 
 /**
  * Places of keys drawn by Zipf's law, always the same ones.
@@ -132,6 +134,8 @@ function nearHits(how) {
       if (how === 'peek') readAll(read, keys, order)
       else await getAll(read, keys, order)
       const took = each(ops, stop())
+      const few = order.subarray(0, COUNTED)
+      took.bytes = await allocated(COUNTED, () => (how === 'peek' ? readAll : getAll)(read, keys, few))
       assert.equal(fetched, keys.length, 'a hit called the fetcher')
       return took
     }

@@ -17,6 +17,7 @@ import { cpus, loadavg, totalmem } from 'node:os'
  * @property {{ wall: number, cpu: number }} median nanoseconds
  * @property {number[]} wall nanoseconds by round
  * @property {number[]} cpu nanoseconds by round
+ * @property {number | undefined} bytes of V8's heap, median, where they were counted
  */
 
 /** @typedef {ReturnType<typeof machine> & { command: string, rounds: number, cases: CaseResult[] }} Results */
@@ -62,7 +63,9 @@ export function rowsOf(measured) {
   const rows = measured.map(([peer, took]) => {
     const wall = took.map(one => one.wall)
     const cpu = took.map(one => one.cpu)
-    return { peer, wall, cpu, median: { wall: median(wall), cpu: median(cpu) } }
+    const bytes = took.map(one => one.bytes ?? NaN).filter(one => !Number.isNaN(one))
+    const counted = bytes.length === 0 ? undefined : median(bytes)
+    return { peer, wall, cpu, bytes: counted, median: { wall: median(wall), cpu: median(cpu) } }
   })
   const base = rows[0].median
   return rows.map(row => ({ ...row, ratio: { wall: row.median.wall / base.wall, cpu: row.median.cpu / base.cpu } }))
@@ -73,15 +76,16 @@ const whole = ns => Math.round(ns).toLocaleString('en-US')
 /** @param {number} ratio */
 const times = ratio => ratio.toFixed(Math.abs(ratio) < 10 ? 2 : 1)
 
-const HEADINGS = ['ratio', 'by CPU', 'ns', 'CPU ns', 'fastest – slowest round, ns']
+const HEADINGS = ['ratio', 'by CPU', 'ns', 'CPU ns', 'heap bytes', 'fastest – slowest round, ns']
 
 /**
  * @param {Row} row
  * @returns {string[]}
  */
-function cells({ ratio, median, wall }) {
+function cells({ ratio, median, wall, bytes }) {
   const span = `${whole(Math.min(...wall))} – ${whole(Math.max(...wall))}`
-  return [times(ratio.wall), times(ratio.cpu), whole(median.wall), whole(median.cpu), span]
+  const heap = bytes === undefined ? '' : whole(bytes)
+  return [times(ratio.wall), times(ratio.cpu), whole(median.wall), whole(median.cpu), heap, span]
 }
 
 /**

@@ -5,7 +5,7 @@
  * time holds the waiting for a CPU too, and the CPU's is the one to compare.
  */
 
-/** @typedef {{ wall: number, cpu: number }} Took nanoseconds */
+/** @typedef {{ wall: number, cpu: number, bytes?: number }} Took nanoseconds, and bytes of V8's heap where they were counted */
 
 /** Starts both clocks; the function it gives stops them, with the nanoseconds since then. */
 export function watch() {
@@ -32,4 +32,18 @@ export function each(ops, ...took) {
     sum.cpu += cpu / ops
   }
   return sum
+}
+
+/**
+ * Bytes of V8's heap that each of so many operations took, awaits of the loop included: the growth of the heap while nothing is
+ * collected. NaN where something was.
+ * @param {number} ops few enough for the young generation
+ * @param {() => unknown} run
+ */
+export async function allocated(ops, run) {
+  globalThis.gc?.()
+  const before = process.memoryUsage().heapUsed
+  await run()
+  const grown = process.memoryUsage().heapUsed - before
+  return grown > 0 ? grown / ops : NaN
 }
