@@ -151,6 +151,54 @@ impl Locked<'_> {
         self.word = with_tag(self.word, place, tag);
     }
 
+    /// Takes a pair into the first free place, here or behind; with none, into a further bucket.
+    fn put(&mut self, pair: Pair) {
+        if let Some(place) = (0..PLACES).find(|n| self.bucket.place(*n).is_null()) {
+            self.set(place, pair);
+        } else if let Some(mut behind) = self.behind() {
+            behind.put(pair);
+        } else if let Some(last) = NonNull::new(self.bucket.place(PLACES - 1)) {
+            let [.., moved] = self.word.to_le_bytes();
+            self.word = with_tag(self.word, PLACES - 1, 0);
+            self.attach(&[(moved, last), pair]);
+        }
+    }
+
+    /// Takes an entry out, from here or from behind, and frees the bucket that it leaves empty there. False if it is in neither.
+    fn take(&mut self, entry: NonNull<()>) -> bool {
+        // A further bucket is no entry.
+        if let Some(place) = (0..PLACES).find(|n| self.bucket.place(*n) == entry.as_ptr()) {
+            self.bucket.places[place].store(ptr::null_mut(), Ordering::Relaxed);
+            self.word = with_tag(self.word, place, 0);
+            return true;
+        }
+        let Some(mut behind) = self.behind() else { return false };
+        let taken = behind.take(entry);
+        let empty = behind.word == 0;
+        drop(behind);
+        if empty {
+            drop(self.bucket.take_further(self.word));
+            self.word &= !FURTHER;
+        }
+        taken
+    }
+
+    /// The bucket behind this one: this one's lock is its lock too.
+    fn behind(&self) -> Option<Locked<'_>> {
+        let bucket = self.bucket.further(self.word)?;
+        Some(Locked { bucket, word: bucket.word.load(Ordering::Relaxed) })
+    }
+
+    /// Puts a further bucket behind this one, whose last place is free.
+    fn attach(&mut self, pairs: &[Pair]) {
+        let further = Box::new(Bucket::new());
+        let mut filled = Locked { bucket: &further, word: 0 };
+        filled.fill(pairs);
+        drop(filled);
+        self.bucket.places[PLACES - 1].store(Box::into_raw(further).cast(), Ordering::Relaxed);
+        self.word |= FURTHER;
+    }
+
     /// Empties the bucket and gives the one that was behind it.
     fn empty(&mut self) -> Option<Box<Bucket>> {
         let further = self.bucket.take_further(self.word);
@@ -164,12 +212,7 @@ impl Locked<'_> {
         let (here, behind) = pairs.split_at(if pairs.len() > PLACES { PLACES - 1 } else { pairs.len() });
         here.iter().enumerate().for_each(|(place, pair)| self.set(place, *pair));
         if !behind.is_empty() {
-            let further = Box::new(Bucket::new());
-            let mut filled = Locked { bucket: &further, word: 0 };
-            filled.fill(behind);
-            drop(filled);
-            self.bucket.places[PLACES - 1].store(Box::into_raw(further).cast(), Ordering::Relaxed);
-            self.word |= FURTHER;
+            self.attach(behind);
         }
     }
 }
@@ -270,16 +313,7 @@ impl Table {
     /// Takes in an entry whose key is not in the table. For the holder of the shard's lock; the entry's slot must keep it.
     pub fn insert(&self, hash: u64, entry: &Entry) {
         let pair = (tag(hash), entry.as_pointer());
-        let mut locked = self.lock(hash);
-        match (0..PLACES).find(|n| locked.bucket.place(*n).is_null()) {
-            Some(place) => locked.set(place, pair),
-            None => {
-                let mut pairs = vec![pair];
-                locked.bucket.pairs(&mut pairs);
-                refill(&mut locked, &pairs);
-            }
-        }
-        drop(locked);
+        self.lock(hash).put(pair);
         let entries = self.entries.fetch_add(1, Ordering::Relaxed) + 1;
         if entries * 2 > self.len.load(Ordering::Relaxed) * LOAD_TWICE {
             self.grow();
@@ -298,20 +332,9 @@ impl Table {
 
     /// Takes an entry out. For the holder of the shard's lock; the slot may let go of it afterwards, not before.
     pub fn remove(&self, hash: u64, entry: &Entry) {
-        let mut locked = self.lock(hash);
-        let pointer = entry.as_pointer();
-        let found = locked.bucket.find(locked.word, tag(hash), |e| e.as_pointer() == pointer);
-        let Some((bucket, place)) = found else { return };
-        if locked.word & FURTHER == 0 {
-            bucket.places[place].store(ptr::null_mut(), Ordering::Relaxed);
-            locked.word = with_tag(locked.word, place, 0);
-        } else {
-            let mut pairs = Vec::new();
-            locked.bucket.pairs(&mut pairs);
-            pairs.retain(|(_, other)| *other != pointer);
-            refill(&mut locked, &pairs);
+        if self.lock(hash).take(entry.as_pointer()) {
+            self.entries.fetch_sub(1, Ordering::Relaxed);
         }
-        self.entries.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes everything out. For the holder of the shard's lock.
@@ -338,7 +361,8 @@ impl Table {
         });
         let mut from = old.lock();
         let mut to = self.bucket(len).lock();
-        refill(&mut from, &staying);
+        drop(from.empty());
+        from.fill(&staying);
         to.fill(&moving);
         self.len.store(len + 1, Ordering::Release);
     }
@@ -393,11 +417,6 @@ impl Drop for Table {
             }
         }
     }
-}
-
-fn refill(locked: &mut Locked<'_>, pairs: &[Pair]) {
-    drop(locked.empty());
-    locked.fill(pairs);
 }
 
 /// The bucket of a hash in a table of that length, which is not 0.
