@@ -21,7 +21,7 @@ use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, pause};
 const PLACES: usize = 7;
 
 /// A bucket is added when there are more entries than this a bucket, times 2.
-const LOAD_TWICE: usize = 9;
+const LOAD_TWICE: usize = 8;
 
 /// Buckets at the start.
 const START: usize = 16;
@@ -314,7 +314,8 @@ impl Table {
     pub fn insert(&self, hash: u64, entry: &Entry) {
         let pair = (tag(hash), entry.as_pointer());
         self.lock(hash).put(pair);
-        let entries = self.entries.fetch_add(1, Ordering::Relaxed) + 1;
+        let entries = self.len() + 1;
+        self.entries.store(entries, Ordering::Relaxed);
         if entries * 2 > self.len.load(Ordering::Relaxed) * LOAD_TWICE {
             self.grow();
         }
@@ -333,7 +334,7 @@ impl Table {
     /// Takes an entry out. For the holder of the shard's lock; the slot may let go of it afterwards, not before.
     pub fn remove(&self, hash: u64, entry: &Entry) {
         if self.lock(hash).take(entry.as_pointer()) {
-            self.entries.fetch_sub(1, Ordering::Relaxed);
+            self.entries.store(self.len() - 1, Ordering::Relaxed);
         }
     }
 

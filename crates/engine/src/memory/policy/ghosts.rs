@@ -116,7 +116,7 @@ impl Ghosts {
         let wanted = (records as f64 / LOAD) as usize + 1;
         let len = self.buckets.len();
         if wanted > len || wanted < len / 3 {
-            self.resize(wanted + wanted / 8);
+            self.resize(wanted + wanted / 16);
         }
     }
 
