@@ -387,7 +387,7 @@ export class Core {
    * @returns {boolean}
    */
   has(key) {
-    native.peek(this.number, key, 0)
+    native.has(this.number, key)
     const status = header[H.STATUS]
     if (status < Status.None) throw this.refusal(key)
     return status === Status.Fresh || status === Status.Stale

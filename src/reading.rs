@@ -34,6 +34,19 @@ pub fn peek(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
     find(&env, cache, Some(key), flags, false, |engine, key| (engine.peek(key), None))
 }
 
+/// Whether there is something to peek at: the status that `peek` would give, without the value.
+#[napi(catch_unwind)]
+pub fn has(env: Env, cache: u32, key: Raw) -> Result<()> {
+    with_local(cache, |local| {
+        let Some(opened) = local.cache(cache) else { return };
+        match with_key(env.raw(), key, |key| opened.engine().peek(key)) {
+            None => local.header.status(Status::InvalidKey),
+            Some(None) => local.header.status(Status::None),
+            Some(Some(found)) => local.header.found(&found),
+        }
+    })
+}
+
 /// The value of a key that may stand in for a load that failed, uncounted: status and value as from `peek`.
 #[napi(catch_unwind)]
 pub fn stand_in(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
