@@ -2,7 +2,7 @@
 // The fuzz targets of crates/engine/fuzz, and where they can be run.
 
 /** @type {readonly string[]} */
-export const TARGETS = ['compress', 'entry', 'envelope', 'key', 'memory', 'operations']
+export const TARGETS = ['compress', 'entry', 'envelope', 'key', 'memory', 'operations', 'pattern']
 
 /** Why nothing can be fuzzed on this platform; undefined where it can. */
 export const PLATFORM_WHY =
