@@ -42,6 +42,10 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
+/// What [`SystemClock`] shows at its start, some 35 years: an entry that is older than the process has a moment, too. A whole
+/// number of turns of [`CLOCK_WORD`].
+const START_MILLIS: Millis = 1 << 40;
+
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
@@ -57,7 +61,7 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now_nanos(&self) -> u64 {
         // 2^64 ns are 584 years.
-        self.start.elapsed().as_nanos() as u64
+        START_MILLIS * 1_000_000 + self.start.elapsed().as_nanos() as u64
     }
 
     fn unix_millis(&self) -> u64 {
@@ -111,5 +115,13 @@ mod tests {
         ] {
             assert_eq!(as_word(at, now), word, "{at} at {now}");
         }
+    }
+
+    #[test]
+    fn the_machine_s_clock_has_room_for_what_is_older_than_the_process() {
+        let now = SystemClock::default().now_millis();
+        assert!(now - START_MILLIS < 60_000);
+        assert_eq!(START_MILLIS >> TURN_BITS << TURN_BITS, START_MILLIS);
+        assert!(u64::from(as_word(now, now)) == now - START_MILLIS);
     }
 }

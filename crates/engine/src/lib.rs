@@ -17,3 +17,4 @@ pub mod memory;
 pub mod scheduler;
 pub mod stats;
 mod sync;
+pub mod tier;

@@ -1,0 +1,107 @@
+//! A record: an entry on its way to a tier or from it, with all that the envelope carries.
+
+use std::sync::Arc;
+
+use super::Key;
+use crate::clock::FOREVER;
+use crate::codec::Algorithm;
+use crate::codec::envelope::{Clocks, Envelope};
+use crate::entry::{Entry, Kind};
+
+/// An entry as tiers have it. Moments are milliseconds since the UNIX epoch, [`FOREVER`] for never. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub key: Key,
+    /// JSON text, or empty.
+    pub metadata: Arc<[u8]>,
+    /// Encoded tags and parents, or empty.
+    pub links: Arc<[u8]>,
+    /// As `codec` left it.
+    pub value: Arc<[u8]>,
+    pub kind: Kind,
+    pub codec: Option<Algorithm>,
+    /// Bytes before compression.
+    pub raw_len: u32,
+    pub ascii: bool,
+    /// The entry's number in the log `epoch`.
+    pub seq: u64,
+    pub epoch: u64,
+    pub version: u32,
+    pub stored_at: u64,
+    pub fresh_until: u64,
+    pub stale_until: u64,
+    pub error_until: u64,
+}
+
+/// What a look-up gives for one key.
+pub type Found = Result<Option<Record>, super::TierError>;
+
+impl Record {
+    /// The record of an entry whose number is of the log `epoch`.
+    pub fn of(entry: &Entry, epoch: u64, clocks: &Clocks) -> Self {
+        Self::from_envelope(&Envelope::of(entry, epoch, clocks))
+    }
+
+    /// A copy of what an envelope holds.
+    pub fn from_envelope(e: &Envelope<'_>) -> Self {
+        Self {
+            key: e.key.into(),
+            metadata: e.metadata.into(),
+            links: e.links.into(),
+            value: e.value.into(),
+            kind: e.kind,
+            codec: e.codec,
+            raw_len: e.raw_len,
+            ascii: e.ascii,
+            seq: e.seq,
+            epoch: e.epoch,
+            version: e.version,
+            stored_at: e.stored_at,
+            fresh_until: e.fresh_until,
+            stale_until: e.stale_until,
+            error_until: e.error_until,
+        }
+    }
+
+    /// The same, borrowed: to be [encoded](Envelope::encode), or made an [entry](Envelope::entry) of.
+    pub fn envelope(&self) -> Envelope<'_> {
+        Envelope {
+            key: &self.key,
+            metadata: &self.metadata,
+            links: &self.links,
+            value: &self.value,
+            kind: self.kind,
+            codec: self.codec,
+            raw_len: self.raw_len,
+            ascii: self.ascii,
+            seq: self.seq,
+            epoch: self.epoch,
+            version: self.version,
+            stored_at: self.stored_at,
+            fresh_until: self.fresh_until,
+            stale_until: self.stale_until,
+            error_until: self.error_until,
+        }
+    }
+
+    /// When it can no longer be served.
+    pub fn dead_at(&self) -> u64 {
+        self.fresh_until.max(self.stale_until).max(self.error_until)
+    }
+
+    /// Whether it can be served at that moment.
+    pub fn is_alive(&self, unix: u64) -> bool {
+        let dead_at = self.dead_at();
+        dead_at == FOREVER || dead_at > unix
+    }
+
+    /// Bytes of key, metadata, links and value.
+    pub fn len(&self) -> usize {
+        self.key.len() + self.metadata.len() + self.links.len() + self.value.len()
+    }
+
+    /// Never: a key has at least a byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
