@@ -225,7 +225,10 @@ impl<'a> Envelope<'a> {
     }
 
     /// What must hold of every entry, so that whoever has one need not ask.
-    fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where it does not.
+    pub fn check(&self) -> Result<(), Error> {
         let within = |part: &[u8], most| part.len() <= most;
         let raw_len = self.raw_len as usize;
         let text = self.kind.is_text();

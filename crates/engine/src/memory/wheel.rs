@@ -304,7 +304,7 @@ mod tests {
             let (mut wheel, mut nodes) = (Wheel::new(), Nodes::default());
             nodes.add(7, due);
             wheel.insert(&nodes, 7);
-            assert_eq!(due_by(&mut wheel, &nodes, due - 1), []);
+            assert_eq!(due_by(&mut wheel, &nodes, due - 1), Vec::<u32>::new());
             let mut falls = 0;
             while let Some(next) = wheel.next() {
                 assert!(next <= due);
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn gives_out_at_once_what_is_late() {
         let (mut wheel, mut nodes) = (Wheel::new(), Nodes::default());
-        assert_eq!(due_by(&mut wheel, &nodes, 1_000), []);
+        assert_eq!(due_by(&mut wheel, &nodes, 1_000), Vec::<u32>::new());
         nodes.add(1, 10);
         wheel.insert(&nodes, 1);
         assert_eq!(wheel.next(), Some(1_000));

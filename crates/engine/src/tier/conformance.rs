@@ -97,7 +97,7 @@ fn samples() -> Vec<Record> {
             ..base("gzip", Kind::Text, &packed)
         },
         Record {
-            metadata: Arc::from(&br#"{"from":"caf\u00e9"}"#[..]),
+            metadata: Arc::from("{\"from\":\"café\",\"n\":[1,null]}".as_bytes()),
             links,
             version: u32::MAX,
             fresh_until: hour(1),
@@ -253,19 +253,19 @@ async fn ends_once(tier: &dyn Tier) {
     assert_eq!(kind(tier.read_markers(0).await.err()), closed);
 }
 
-/// Puts chaos around a tier and a guard around both. Every call ends, what is given is what was put under that key, never what
+/// Puts chaos around a tier and a guard around both, and makes so many calls. Every call ends, what is given is what was put under that key, never what
 /// was before an answered write, and once the chaos is over the tier is as good as new.
 ///
 /// # Panics
 /// If not.
-pub async fn under_chaos(tier: Arc<dyn Tier>, seed: u64) {
+pub async fn under_chaos(tier: Arc<dyn Tier>, seed: u64, steps: u64) {
     let ills = Ills { delay: Duration::from_millis(5), refused: 0.1, failed_after: 0.1, lost: 0.1 };
     let chaos = Arc::new(Chaos::new(tier, ills, seed));
     let guarded = Guarded::new(Arc::clone(&chaos) as Arc<dyn Tier>, Duration::from_millis(500));
     let mut random = fastrand::Rng::with_seed(seed);
     // By key: the newest write that was answered, and the newest that was tried. One writer: calls for a key are in order.
     let (mut answered, mut tried) = ([0u64; 8], [0u64; 8]);
-    for step in 1..=200 {
+    for step in 1..=steps {
         let n = random.usize(..8);
         let key = format!("chaos:{n}");
         if random.bool() {

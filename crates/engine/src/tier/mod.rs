@@ -18,6 +18,7 @@
 //!   served.
 
 pub mod chaos;
+pub mod cloudflare;
 #[cfg(any(test, feature = "validate"))]
 pub mod conformance;
 mod error;
@@ -66,7 +67,8 @@ pub struct Listed {
 /// A place that keeps records by key.
 ///
 /// The contract, beside what each call says:
-/// - *A value or nothing.* What is given back is whole and was put under that key. Anything else is an error.
+/// - *A value or nothing.* What is given back is whole and was put under that key. Anything else is an error. Metadata is the
+///   same JSON, though it may be written otherwise.
 /// - *Own writes are seen.* A get that begins after this process's put or delete has answered gives what that wrote or
 ///   something newer, though the tier may not have landed it yet; or nothing, for a tier may forget. It never gives what was
 ///   before.

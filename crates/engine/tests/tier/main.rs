@@ -3,6 +3,7 @@
 #![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod cloudflare;
 mod guarded;
 
 use std::sync::Arc;
@@ -19,6 +20,6 @@ async fn the_reference_keeps_the_contract() {
 #[tokio::test(start_paused = true)]
 async fn the_reference_keeps_it_under_chaos() {
     for seed in 0..20 {
-        under_chaos(Arc::new(MemoryTier::default()), seed).await;
+        under_chaos(Arc::new(MemoryTier::default()), seed, 200).await;
     }
 }
