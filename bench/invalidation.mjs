@@ -75,11 +75,13 @@ for (const size of SIZES) {
     const took = []
     /** @type {number[]} */
     const swept = []
+    /** @type {number[]} */
     const idle = []
+    /** @type {number[]} */
     const busy = []
     for (let round = 0; round < (size > 100_000 ? Math.min(ROUNDS, 3) : ROUNDS); round++) {
       await fill(size, size)
-      // The sweep before rests as long as it took, and three times.
+      // After a sweep the next one rests a second.
       await sleep(1500)
       idle.push(await delayDuring(() => sleep(500)))
       /** @type {Promise<{ swept: number }>} */

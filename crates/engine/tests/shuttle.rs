@@ -21,9 +21,13 @@ use kvcache_engine::clock::{FOREVER, FakeClock, Millis};
 use kvcache_engine::codec::compress::Algorithm;
 use kvcache_engine::codec::workshop::Tools;
 use kvcache_engine::engine::{
-    Alarm, Begin, Begun, Compression, Config, Engine, Event, Inbox, Landed, Loaded, Refresh, Stored, ThreadId, Value,
+    Alarm, Begin, Begun, Compression, Config, Engine, Event, Inbox, Invalidation, Landed, Loaded, Refresh, Stored,
+    ThreadId, Value,
 };
 use kvcache_engine::entry::{Ages, Entry, EntrySpec, Kind};
+use kvcache_engine::invalidation::links::{Role, push};
+use kvcache_engine::invalidation::stamps::{Shared, Slot, Stamps};
+use kvcache_engine::invalidation::target::Target;
 use kvcache_engine::load::breaker::{BreakerConfig, OriginId, Outcome, State};
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::memory::{self, MemoryTier, Weight};
@@ -312,6 +316,153 @@ fn nobody_gets_what_was_there_before_a_write_that_ended() {
             seat.settle(token, &at_end.read(usize::from(*key == *KEYS[1])), FRESH);
         });
         (0..2).for_each(|key| source.get(&all[0], key, false, FRESH));
+    });
+}
+
+/// What a thread's near cache keeps of a value, by the protocol of `invalidation::stamps`.
+struct Copied {
+    number: u64,
+    slot: Slot,
+    stamp: u32,
+    epoch: u32,
+    shared: Shared,
+    sum: u32,
+}
+
+impl Copied {
+    /// Looks a key up, and copies what it holds.
+    fn make(engine: &Engine, key: &[u8]) -> Option<(u64, Option<Self>)> {
+        let probe = engine.probe(key);
+        let found = engine.lookup(key, None)?;
+        let number = number(&found.entry);
+        let (slot, stamp, epoch) = (probe.slot, probe.stamp, probe.epoch);
+        let covered = engine.cover(&found.entry, &probe);
+        Some((number, covered.map(|(shared, sum)| Self { number, slot, stamp, epoch, shared, sum })))
+    }
+
+    /// Whether it still stands.
+    fn stands(&mut self, stamps: &Stamps) -> bool {
+        if stamps.stamp(self.slot) != self.stamp {
+            return false;
+        }
+        let epoch = stamps.epoch();
+        if epoch != self.epoch && stamps.sum(&self.shared) != self.sum {
+            return false;
+        }
+        self.epoch = epoch;
+        true
+    }
+}
+
+/// The links of a value that has a tag and a parent.
+fn tied() -> Vec<u8> {
+    let mut links = Vec::new();
+    push(&mut links, Role::Tag, b"tag");
+    push(&mut links, Role::Parent, b"parent");
+    links
+}
+
+/// One of the ways to cut a value that is [`tied`], whose key begins with `p:`.
+fn cut_somehow(seat: &Seat, key: &[u8]) {
+    let target = match thread_rng().gen_range(0..7) {
+        0 => Target::Key(key.into()),
+        1 => Target::Key(b"parent"[..].into()),
+        2 => Target::Tag("tag".into()),
+        3 => Target::Prefix(b"p:"[..].into()),
+        4 => Target::parse("*a").unwrap(),
+        5 => Target::All,
+        _ => return seat.put(b"parent", &[0; 8], FRESH),
+    };
+    seat.engine.invalidate(&Invalidation::new(&target, "target", false));
+}
+
+/// I1 for copies that are near: one thread invalidates in every way, others load, copy, and look whether their copies stand.
+#[test]
+fn no_copy_made_before_an_invalidation_stands_after_it() {
+    check_often(5, || {
+        let all: [Seat; 3] = seats(config());
+        let source = Arc::new(Source::default());
+        let key = b"p:a";
+        let readers = all[1..].iter().map(|seat| {
+            let (seat, source) = (seat.clone(), Arc::clone(&source));
+            Box::new(move || {
+                let links = tied();
+                let mut copy: Option<Copied> = None;
+                for _ in 0..6 {
+                    let least = source.settled[0].load(Ordering::SeqCst);
+                    if let Some(near) = &mut copy
+                        && near.stands(seat.engine.stamps())
+                    {
+                        assert!(near.number >= least, "a copy of {} stands after {least}", near.number);
+                        continue;
+                    }
+                    if let Some((number, made)) = Copied::make(&seat.engine, key) {
+                        assert!(number >= least, "{number} is served after {least}");
+                        copy = made;
+                    } else if let Begun::Lead { token, .. } = seat.begin(key, 0, false) {
+                        let bytes = source.read(0);
+                        thread::yield_now();
+                        seat.engine.settle(token, &Loaded::Value(Value { links: &links, ..value(&bytes, FRESH) }));
+                    }
+                }
+            }) as Box<dyn FnOnce() + Send>
+        });
+        let mut bodies: Vec<_> = readers.collect();
+        let (writer, written) = (all[0].clone(), Arc::clone(&source));
+        bodies.push(Box::new(move || {
+            for _ in 0..3 {
+                written.write(0, |_| cut_somehow(&writer, key));
+                thread::yield_now();
+            }
+        }));
+        spawn_all(bodies);
+        wind_up(&all, |seat, token, _| seat.settle(token, &source.read(0), FRESH));
+    });
+}
+
+/// A sweep takes what was cut, and nothing that was stored since, whenever it comes.
+#[test]
+fn a_sweep_takes_nothing_that_was_stored_after_the_invalidation() {
+    check_often(2, || {
+        let all: [Seat; 3] = seats(config());
+        let source = Arc::new(Source::default());
+        let key = b"p:a";
+        let [writer, sweeper, reader] = all.clone();
+        let (written, read) = (Arc::clone(&source), Arc::clone(&source));
+        spawn_all(vec![
+            Box::new(move || {
+                let links = tied();
+                for _ in 0..3 {
+                    written.write(0, |bytes| {
+                        cut_somehow(&writer, key);
+                        let value = Value { links: &links, ..value(bytes, FRESH) };
+                        writer.engine.commit(writer.engine.prepare(key, &value).unwrap());
+                    });
+                    let found = writer.engine.lookup(key, None).expect("nothing has cut it");
+                    assert_eq!(number(&found.entry), written.now[0].load(Ordering::SeqCst));
+                }
+            }),
+            Box::new(move || {
+                let mut tools = Tools::default();
+                for _ in 0..8 {
+                    if !sweeper.engine.work(&mut tools) {
+                        sweeper.clock.advance_millis(1000);
+                    }
+                    thread::yield_now();
+                }
+            }),
+            Box::new(move || {
+                for _ in 0..4 {
+                    let least = read.settled[0].load(Ordering::SeqCst);
+                    if let Some(found) = reader.engine.lookup(key, None) {
+                        assert!(number(&found.entry) >= least);
+                    }
+                }
+            }),
+        ]);
+        wind_up(&all, |seat, token, _| seat.fail(token));
+        let found = all[0].engine.lookup(key, None).expect("it was stored last");
+        assert_eq!(number(&found.entry), source.now[0].load(Ordering::SeqCst));
     });
 }
 

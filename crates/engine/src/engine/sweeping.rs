@@ -3,12 +3,15 @@
 use super::{Engine, Event};
 use crate::clock::{FOREVER, Millis};
 use crate::entry::Entry;
-use crate::invalidation::sweep::{MOST_MARKERS, Pass, Step};
+use crate::invalidation::sweep::{MOST_MARKERS, PAUSE_FACTOR, Pass, Step};
 use crate::memory::{Walk, hash_key};
 use crate::stats::counters::Event as Counted;
 
-/// Stretches of the memory tier that one piece of work walks through.
+/// Most stretches of the memory tier that one piece of work walks through.
 const STRETCHES: usize = 16;
+/// Nanoseconds after which no further stretch is begun: less than a system gives a thread before it lets another one have the
+/// processor, so that an event loop is seldom made to wait.
+const SLICE: u64 = 300_000;
 
 impl Engine {
     /// Something is to be swept at that moment.
@@ -42,7 +45,7 @@ impl Engine {
                 let (number, until) = self.facts.begin_pass();
                 // Whoever stores from now on has seen all facts up to there.
                 self.flights.pass_locks();
-                self.slice(Pass { number, until, began: now, walk: Walk::default(), swept: Default::default() });
+                self.slice(Pass { number, until, walk: Walk::default(), swept: Default::default() });
             }
             Step::Slice(pass) => self.slice(pass),
             Step::Drop(clean) => {
@@ -71,10 +74,13 @@ impl Engine {
             if !more {
                 return self.finish_sweep(&pass);
             }
+            if self.clock.now_nanos() - began > SLICE {
+                break;
+            }
         }
         let now = self.clock.now_nanos();
-        let took = (now - began).div_ceil(1_000_000);
-        self.sweep_at(self.sweeper.pause(pass, now / 1_000_000 + took));
+        let pause = (PAUSE_FACTOR * (now - began)).div_ceil(1_000_000);
+        self.sweep_at(self.sweeper.pause(pass, now / 1_000_000 + pause));
     }
 
     fn sweep_entry(&self, entry: Entry, pass: &mut Pass) {

@@ -10,9 +10,9 @@
 //! out, puts a stale one in its place, or lifts it. What remains is loads that began before: as long as one runs, its
 //! markers stay. If there are too many, they go, and such a load counts as cut.
 //!
-//! The sweep is paced: between two slices it pauses as long as the slice took, so that an event loop that shares the processor
-//! has its turn; and after a sweep it rests three times as long as that took, and a second at least, so that it takes an eighth
-//! of a processor, however often things are invalidated.
+//! The sweep is paced: between two slices, of a fraction of a millisecond each, it pauses seven times as long as the slice took, so
+//! that an event loop that shares the processor has its turn; and after a sweep it rests a second. So it takes an eighth of a
+//! processor at most, however often things are invalidated.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ const REST: Millis = 1_000;
 const LATER: Millis = 30_000;
 /// Longest pause between two looks at markers that are kept for the sake of loads.
 const LONGEST_REST: Millis = 60_000;
-/// A sweep that took so long rests so many times as long.
-const REST_FACTOR: Millis = 3;
+/// A slice that took so long is followed by a pause of so many times as long.
+pub const PAUSE_FACTOR: u64 = 7;
 /// More markers are not kept for the sake of loads that began before them.
 pub const MOST_MARKERS: usize = 100_000;
 /// Parents that are too few to look for those that can go.
@@ -96,7 +96,6 @@ pub struct Pass {
     pub number: u32,
     /// The newest fact when it began.
     pub until: u64,
-    pub began: Millis,
     pub walk: Walk,
     /// Entries swept, by the fact that cut them.
     pub swept: BTreeMap<u64, u64>,
@@ -200,7 +199,7 @@ impl Sweeper {
         state.told = left;
         state.kept = kept.then_some(REST);
         state.now = Now::Resting;
-        state.rests_until = now.saturating_add(REST.max(now.saturating_sub(pass.began).saturating_mul(REST_FACTOR)));
+        state.rests_until = now.saturating_add(REST);
         let swept = |told: &Told| pass.swept.get(&told.number).copied().unwrap_or(0);
         let over = over.into_iter().map(|told| {
             let swept = swept(&told);
