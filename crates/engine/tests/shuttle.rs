@@ -383,12 +383,15 @@ fn no_copy_made_before_an_invalidation_stands_after_it() {
         let all: [Seat; 3] = seats(config());
         let source = Arc::new(Source::default());
         let key = b"p:a";
+        let (links, first) = (tied(), source.read(0));
+        let first = Value { links: &links, ..value(&first, FRESH) };
+        all[0].engine.commit(all[0].engine.prepare(key, &first).unwrap());
         let readers = all[1..].iter().map(|seat| {
             let (seat, source) = (seat.clone(), Arc::clone(&source));
             Box::new(move || {
                 let links = tied();
                 let mut copy: Option<Copied> = None;
-                for _ in 0..6 {
+                for _ in 0..10 {
                     let least = source.settled[0].load(Ordering::SeqCst);
                     if let Some(near) = &mut copy
                         && near.stands(seat.engine.stamps())
