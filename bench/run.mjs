@@ -13,6 +13,8 @@
  *   --rounds  measured rounds, default 9
  *   --json    all figures, every round, into a file
  *   --docs    replaces the part of a Markdown file between the marks `<!-- peers -->` and `<!-- /peers -->`
+ *
+ * Beside it, by themselves: bench/invalidation.mjs, what invalidations cost; bench/races.mjs, what is served after one.
  */
 import { fork } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
