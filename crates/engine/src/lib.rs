@@ -17,4 +17,5 @@ pub mod memory;
 pub mod scheduler;
 pub mod stats;
 mod sync;
+#[cfg(feature = "tiers")]
 pub mod tier;

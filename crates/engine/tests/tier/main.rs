@@ -1,6 +1,6 @@
 //! Tiers: each keeps the contract, also when calls are late, fail and overtake one another; and the guard around them.
 
-#![cfg(not(feature = "shuttle"))]
+#![cfg(all(feature = "tiers", not(feature = "shuttle")))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod cloudflare;
