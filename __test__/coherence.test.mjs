@@ -1,12 +1,13 @@
 // Guards I1 and I2 across threads, near caches included. Several threads read, load, put and delete the same few keys at once: what
-// each of them saw, taken together, must be one story of each key; and when what the values are made from changes, no get begun
+// each of them saw, taken together, must be one story of each key, near caches being free to differ on a write that has not ended;
+// and when what the values are made from changes, no get begun
 // after the put or delete that told of it may give what was made before, whatever loads and refreshes were under way.
 //
 // KVCACHE_COHERENCE_SECONDS in the environment makes it last longer: `KVCACHE_COHERENCE_SECONDS=300 node --test
 // __test__/coherence.test.mjs`.
 
 import { assert, KvCache, test } from './helpers/kv.mjs'
-import { unexplained } from './helpers/linear.mjs'
+import { outdated, unexplained } from './helpers/linear.mjs'
 import { freshName, thread } from './helpers/threads.mjs'
 
 const SECONDS = Number(process.env.KVCACHE_COHERENCE_SECONDS ?? 5)
@@ -78,7 +79,8 @@ async function play({ state, KvCache, threadId }, { options, round, seed, order,
 for (const near of [undefined, { values: 'copy' }, false]) {
   const named = near === undefined ? 'near caches' : near === false ? 'no near cache' : 'near caches that copy'
 
-  test(`threads with ${named} see one story of each key`, async t => {
+  const seen = near === false ? 'see one story of each key' : 'see nothing that was outdated before they asked'
+  test(`threads with ${named} ${seen}`, async t => {
     const options = { name: freshName(), memory: '256mb', maxAge: Infinity, ...(near === undefined ? {} : { near }) }
     const here = { state: {}, KvCache, threadId: 0 }
     t.after(() => here.state.cache?.close())
@@ -95,7 +97,9 @@ for (const near of [undefined, { values: 'copy' }, false]) {
       ])
       const byKey = grouped(histories.flat())
       for (const [key, history] of byKey) {
-        const wrong = unexplained(history)
+        // The engine is one register for each key. A copy near its reader is told of a write when that ends: two threads may
+        // differ in whether they see one that has not.
+        const wrong = near === false ? unexplained(history) : outdated(history)
         if (wrong !== undefined) assert.fail(story(key, history, wrong))
         for (const { kind, value } of history) {
           if (kind === 'write') reads.writes++

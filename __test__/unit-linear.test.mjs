@@ -2,7 +2,7 @@
 
 import { describe, it } from 'node:test'
 import assert from 'node:assert/strict'
-import { unexplained } from './helpers/linear.mjs'
+import { outdated, unexplained } from './helpers/linear.mjs'
 
 /** Histories as text: one operation a line, `name kind value` and a bar from its begin to its end. */
 function history(text) {
@@ -81,6 +81,14 @@ const BAD = {
 describe('the checker of histories', () => {
   for (const [name, text] of Object.entries(GOOD)) {
     it(`accepts: ${name}`, () => assert.equal(unexplained(history(text)), undefined))
+  }
+  for (const [name, text] of Object.entries(GOOD)) {
+    it(`of what is outdated accepts: ${name}`, () => assert.equal(outdated(history(text)), undefined))
+  }
+  for (const [name, text] of Object.entries(BAD)) {
+    const found = name === 'new, then old again' ? undefined : 'read'
+    it(`of what is outdated ${found === undefined ? 'accepts, while the write runs' : 'finds'}: ${name}`, () =>
+      assert.equal(outdated(history(text))?.operation.kind, found))
   }
   for (const [name, text] of Object.entries(BAD)) {
     it(`finds: ${name}`, () => assert.equal(unexplained(history(text))?.operation.kind, 'read'))

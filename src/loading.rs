@@ -66,6 +66,9 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
         };
         match begun {
             Begun::Hit(found) => {
+                // It came between the look and the begin: no copy of it is to be kept by the stamps of an earlier call.
+                header.set(header::SAME, 0.0);
+                header.set(header::NEAR_UNTIL, 0.0);
                 return hand_over(local, env, cache, found, true, true);
             }
             Begun::Lead { token, stale, invalidated } => {

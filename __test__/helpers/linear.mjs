@@ -104,3 +104,32 @@ function distinct(states) {
   }
   return [...known.values()].flatMap(same => [...same.values()])
 }
+
+/**
+ * The first read that gives what was outdated before it began, or what was not written by its end: the check of a regular
+ * register (L. Lamport, "On Interprocess Communication", 1986). Unlike {@link unexplained} it lets two readers differ in whether
+ * they see a write that has not ended yet.
+ * @param {Operation[]} history of one key
+ * @param {unknown} [initial] the value before
+ * @returns {{ operation: Operation, around: Operation[] } | undefined}
+ */
+export function outdated(history, initial) {
+  const writes = history.filter(({ kind }) => kind === 'write').sort((a, b) => a.end - b.end)
+  /** @type {Map<unknown, Operation[]>} */
+  const byValue = new Map([[initial, [{ kind: 'write', value: initial, begin: -Infinity, end: -Infinity }]]])
+  for (const write of writes) {
+    const same = byValue.get(write.value)
+    if (same === undefined) byValue.set(write.value, [write])
+    else same.push(write)
+  }
+  const reads = history.filter(({ kind }) => kind === 'read').sort((a, b) => a.begin - b.begin)
+  let ended = 0
+  // The latest begin among the writes that ended before the read began: what ended before that is outdated.
+  let latest = -Infinity
+  for (const read of reads) {
+    for (; ended < writes.length && writes[ended].end < read.begin; ended++) latest = Math.max(latest, writes[ended].begin)
+    const explained = byValue.get(read.value)?.some(({ begin, end }) => begin < read.end && end >= latest)
+    if (!explained) return { operation: read, around: history.filter(one => one.begin <= read.end && one.end >= read.begin) }
+  }
+  return undefined
+}
