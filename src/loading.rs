@@ -11,7 +11,7 @@ use napi_derive::napi;
 
 use crate::header::{self, Status};
 use crate::raw::{Raw, append_bytes, append_text, bytes, undefined, with_key};
-use crate::reading::{give, hand_over, look};
+use crate::reading::{give, look};
 use crate::registry::Opened;
 use crate::thread::{Header, Local, with_cache, with_local};
 use crate::writing::{read_data, read_links, value_in};
@@ -66,10 +66,8 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
         };
         match begun {
             Begun::Hit(found) => {
-                // It came between the look and the begin: no copy of it is to be kept by the stamps of an earlier call.
-                header.set(header::SAME, 0.0);
-                header.set(header::NEAR_UNTIL, 0.0);
-                return hand_over(local, env, cache, found, true, true);
+                // It came between the look and the begin: no stamps were read for a copy of it.
+                return give(local, env, cache, found, None, true, true);
             }
             Begun::Lead { token, stale, invalidated } => {
                 header.status(Status::Lead);
@@ -242,7 +240,7 @@ pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
                     near_until: 0,
                     outdated: false,
                 };
-                let value = hand_over(local, env, cache, found, true, true);
+                let value = give(local, env, cache, found, None, true, true);
                 if !stored {
                     local.header.set(header::MAX_AGE, 0.0);
                 }

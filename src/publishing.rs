@@ -7,7 +7,7 @@ use napi_derive::napi;
 
 use crate::header::{self, Status};
 use crate::raw::{Raw, undefined, with_key};
-use crate::reading::hand_over;
+use crate::reading::give;
 use crate::thread::{Header, Local, with_local};
 use crate::writing::{read_data, read_links, value_in};
 
@@ -53,7 +53,7 @@ pub fn published(env: Env, cache: u32, name: Raw) -> Result<Raw> {
             Some(None) => local.header.status(Status::None),
             Some(Some((pointer, content))) => {
                 shown(&local.header, pointer);
-                return hand_over(local, env, cache, content, false, true);
+                return give(local, env, cache, content, None, false, true);
             }
         }
         undefined(env)

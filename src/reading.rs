@@ -104,6 +104,9 @@ pub fn give(
     want_metadata: bool,
     may_defer: bool,
 ) -> Raw {
+    // No copy is to be kept by the stamps of an earlier call.
+    local.header.set(header::SAME, 0.0);
+    local.header.set(header::NEAR_UNTIL, 0.0);
     if let Some(probe) = probe
         && let Some(opened) = local.cache(cache)
     {
@@ -120,7 +123,7 @@ pub fn give(
 }
 
 /// Describes what was found in the header, and gives its value: at once, or by a worker where that may be and pays.
-pub fn hand_over(
+fn hand_over(
     local: &mut Local,
     env: sys::napi_env,
     cache: u32,
