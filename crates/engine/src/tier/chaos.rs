@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Answer, Fact, Found, Key, Page, Record, Tier, TierError, TierErrorKind};
+use super::{Answer, Fact, Found, Key, Leases, Page, Put, SharedLog, Tier, TierError, TierErrorKind};
 
 /// What goes wrong, each with its probability, 0 to 1, in each call.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,9 +100,9 @@ impl Tier for Chaos {
         Box::pin(self.befall(move || self.tier.get_many(keys), each(n)))
     }
 
-    fn put_many(&self, records: Vec<Record>) -> Answer<'_, Vec<Result<(), TierError>>> {
-        let n = records.len();
-        Box::pin(self.befall(move || self.tier.put_many(records), each(n)))
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        let n = puts.len();
+        Box::pin(self.befall(move || self.tier.put_many(puts), each(n)))
     }
 
     fn delete_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Result<(), TierError>>> {
@@ -132,5 +132,13 @@ impl Tier for Chaos {
 
     fn pending(&self) -> usize {
         self.tier.pending()
+    }
+
+    fn log(&self) -> Option<&dyn SharedLog> {
+        self.tier.log()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.tier.leases()
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Answer, Fact, Found, Key, Page, Record, Tier, TierError, TierErrorKind};
+use super::{Answer, Fact, Found, Key, Leases, Page, Put, SharedLog, Tier, TierError, TierErrorKind};
 
 /// How long a call of a tier may take unless told otherwise.
 pub const TIMEOUT: Duration = Duration::from_millis(1000);
@@ -226,9 +226,9 @@ impl Tier for Guarded {
         })
     }
 
-    fn put_many(&self, records: Vec<Record>) -> Answer<'_, Vec<Result<(), TierError>>> {
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
         Box::pin(async move {
-            let answers = self.each(records.len(), || self.tier.put_many(records)).await;
+            let answers = self.each(puts.len(), || self.tier.put_many(puts)).await;
             Self::add(&self.writes, answers.iter().filter(|answer| answer.is_ok()).count());
             answers
         })
@@ -268,5 +268,24 @@ impl Tier for Guarded {
 
     fn pending(&self) -> usize {
         self.tier.pending()
+    }
+
+    fn get_now(&self, key: &[u8]) -> Option<Found> {
+        if self.rest() != Rest::Closed {
+            return None;
+        }
+        let found = self.tier.get_now(key)?;
+        Self::add(&self.reads, 1);
+        Self::add(&self.hits, usize::from(matches!(found, Ok(Some(_)))));
+        Self::add(&self.errors, usize::from(found.is_err()));
+        Some(found)
+    }
+
+    fn log(&self) -> Option<&dyn SharedLog> {
+        self.tier.log()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.tier.leases()
     }
 }

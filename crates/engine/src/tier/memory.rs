@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Answer, Fact, Found, Key, Listed, Page, Record, Tier, TierError, ready, unix_now};
+use super::{Answer, Fact, Found, Key, Listed, Page, Put, Record, Tier, TierError, ready, unix_now};
 use crate::clock::FOREVER;
 
 /// Keeps records in a map, without a bound.
@@ -42,10 +42,10 @@ impl Tier for MemoryTier {
         }))
     }
 
-    fn put_many(&self, put: Vec<Record>) -> Answer<'_, Vec<Result<(), TierError>>> {
-        ready(self.each(put.len(), || {
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        ready(self.each(puts.len(), || {
             let mut records = self.records.lock();
-            put.into_iter().map(|record| records.insert(record.key.clone(), record)).map(|_| Ok(())).collect()
+            puts.into_iter().map(|put| records.insert(put.record.key.clone(), put.record)).map(|_| Ok(())).collect()
         }))
     }
 

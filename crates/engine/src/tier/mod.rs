@@ -24,6 +24,8 @@ pub mod conformance;
 mod error;
 mod fact;
 mod guarded;
+mod lease;
+mod log;
 pub mod memory;
 mod record;
 mod runtime;
@@ -35,7 +37,9 @@ use std::sync::Arc;
 pub use self::error::{TierError, TierErrorKind};
 pub use self::fact::{Fact, target_of, text_of};
 pub use self::guarded::{Guarded, Rest, TIMEOUT, TierFigures};
-pub use self::record::{Found, Record};
+pub use self::lease::{Lease, Leases};
+pub use self::log::{Position, SharedLog, Told, Watcher};
+pub use self::record::{Found, Put, PutOf, Record};
 pub use self::runtime::Runtime;
 
 /// What a call of a tier gives, once it is awaited on a [`Runtime`]. Dropping it gives up waiting; what the call was to change
@@ -85,8 +89,10 @@ pub trait Tier: Send + Sync + 'static {
 
     /// Stores records, each in the place of what its key had: an answer for each, in their order. A tier may answer once it holds
     /// them, before they have landed; see [`Tier::flush`]. Of a key that is given twice the last counts. A record that was refused
-    /// leaves nothing older behind: a get of its key gives nothing.
-    fn put_many(&self, records: Vec<Record>) -> Answer<'_, Vec<Result<(), TierError>>>;
+    /// leaves nothing older behind: a get of its key gives nothing. What a load brought ([`PutOf::Load`]) may be left out, as if
+    /// it had been stored and dropped, and must be by a tier with a [log](Tier::log) where a fact that is newer than the record
+    /// cuts it.
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>>;
 
     /// Removes keys: an answer for each, in their order, once that has landed. Those that are not there are no error. After an
     /// error it may have been done all the same, or be done later.
@@ -97,7 +103,8 @@ pub trait Tier: Send + Sync + 'static {
     fn list(&self, prefix: Vec<u8>, limit: usize, cursor: Option<String>) -> Answer<'_, Result<Page, TierError>>;
 
     /// Writes a fact down, so that later processes know of it; answers once that has landed. Facts of one target are merged: the
-    /// newest hard and the newest soft one are kept, in whatever order they come.
+    /// newest hard and the newest soft one are kept, in whatever order they come. A tier with a [log](Tier::log) gives it a number
+    /// of its own.
     fn write_marker(&self, fact: Fact) -> Answer<'_, Result<(), TierError>>;
 
     /// The facts written down at or after that moment (milliseconds since the UNIX epoch), in no order, by whichever process, but
@@ -114,6 +121,22 @@ pub trait Tier: Send + Sync + 'static {
     /// Records that were put and have not landed.
     fn pending(&self) -> usize {
         0
+    }
+
+    /// The log that it shares with other processes, if it has one.
+    fn log(&self) -> Option<&dyn SharedLog> {
+        None
+    }
+
+    /// Its leases, if it gives any.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
+
+    /// Looks a key up on the calling thread, where that takes a few microseconds and waits for nothing: none where it cannot be
+    /// said at once, and [`Tier::get_many`] is to be asked.
+    fn get_now(&self, _key: &[u8]) -> Option<Found> {
+        None
     }
 }
 

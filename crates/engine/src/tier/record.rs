@@ -33,6 +33,34 @@ pub struct Record {
     pub error_until: u64,
 }
 
+/// A record to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    pub record: Record,
+    pub of: PutOf,
+}
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOf {
+    /// Somebody has written it: it wins over what was there, and is a fact for everybody else. A tier with a
+    /// [log](super::Tier::log) gives it its number.
+    Write,
+    /// A load has brought it. In a tier with a log its number is the [position](super::SharedLog::position) that the load began
+    /// at.
+    Load,
+}
+
+impl Put {
+    pub fn write(record: Record) -> Self {
+        Self { record, of: PutOf::Write }
+    }
+
+    pub fn load(record: Record) -> Self {
+        Self { record, of: PutOf::Load }
+    }
+}
+
 /// What a look-up gives for one key.
 pub type Found = Result<Option<Record>, super::TierError>;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvcache_engine::codec::{Algorithm, Compressor};
 use kvcache_engine::entry::Kind;
 use kvcache_engine::tier::cloudflare::{CloudflareTier, Settings};
-use kvcache_engine::tier::conformance::{conformance, get, record, under_chaos};
+use kvcache_engine::tier::conformance::{conformance, get, puts, record, under_chaos};
 use kvcache_engine::tier::{Key, Record, Tier, TierErrorKind};
 use tokio::runtime::Handle;
 
@@ -98,7 +98,7 @@ async fn ten_thousand_gets_and_puts_take_few_calls() {
     let tier = Arc::new(rest.tier());
     for n in 0..10_000 {
         let key = format!("count:{n}");
-        assert_eq!(tier.put_many(vec![record(&key, &key, 1)]).await, vec![Ok(())]);
+        assert_eq!(tier.put_many(puts(vec![record(&key, &key, 1)])).await, vec![Ok(())]);
     }
     tier.flush().await.unwrap();
     let (calls, _) = rest.seen().await;
@@ -126,7 +126,7 @@ async fn tries_again_what_failed_and_waits_as_long_as_it_is_told() {
     let Some(rest) = Rest::start() else { return };
     let tier = rest.tier();
     rest.control(r#"{"fail":[{"status":500},{"status":503,"after":true},{"status":429,"retryAfter":"1"}]}"#).await;
-    tier.put_many(vec![record("again", "x", 1)]).await;
+    tier.put_many(puts(vec![record("again", "x", 1)])).await;
     tier.flush().await.unwrap();
     assert!(rest.seen().await.0.len() == 4, "three that failed and one that did not");
     let other = rest.tier();
@@ -143,7 +143,7 @@ async fn says_what_was_lost_and_never_the_token() {
     let Some(rest) = Rest::start() else { return };
     let settings = Settings { api_token: "wrong-token-s3cret".into(), ..rest.settings() };
     let tier = CloudflareTier::new(&settings, &Handle::current()).unwrap();
-    tier.put_many(vec![record("a", "x", 1), record("b", "x", 1)]).await;
+    tier.put_many(puts(vec![record("a", "x", 1), record("b", "x", 1)])).await;
     let lost = tier.flush().await.unwrap_err();
     assert_eq!(lost.kind, TierErrorKind::Auth);
     assert!(lost.message.starts_with("2 writes are lost"), "{lost}");
@@ -157,9 +157,9 @@ async fn says_what_was_lost_and_never_the_token() {
 async fn a_value_older_than_what_was_written_here_is_not_taken() {
     let Some(rest) = Rest::start() else { return };
     let (tier, other) = (rest.tier(), rest.tier());
-    other.put_many(vec![record("old", "old", 1), record("gone", "old", 1)]).await;
+    other.put_many(puts(vec![record("old", "old", 1), record("gone", "old", 1)])).await;
     other.flush().await.unwrap();
-    tier.put_many(vec![record("old", "new", 5)]).await;
+    tier.put_many(puts(vec![record("old", "new", 5)])).await;
     let gone: Key = b"gone"[..].into();
     let before = record("gone", "old", 1);
     assert_eq!(tier.delete_many(vec![gone]).await, vec![Ok(())]);
@@ -167,7 +167,7 @@ async fn a_value_older_than_what_was_written_here_is_not_taken() {
     // As if KV showed its older state again.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let third = rest.tier();
-    third.put_many(vec![record("old", "old", 2), before]).await;
+    third.put_many(puts(vec![record("old", "old", 2), before])).await;
     third.flush().await.unwrap();
     assert_eq!(get(&tier, "old").await, Ok(None));
     assert_eq!(get(&tier, "gone").await, Ok(None));
@@ -183,7 +183,7 @@ async fn a_worker_reads_what_was_put() {
     let plain = Record { kind: Kind::Json, ..record("plain", &text, 1) };
     let gzip = Record { value: packed.into(), codec: Some(Algorithm::Gzip), ..record("gzip", &text, 1) };
     let gzip = Record { kind: Kind::Json, raw_len: text.len() as u32, ..gzip };
-    tier.put_many(vec![plain, gzip.clone()]).await;
+    tier.put_many(puts(vec![plain, gzip.clone()])).await;
     tier.flush().await.unwrap();
     for key in ["plain", "gzip"] {
         let url = format!("{}/as-a-worker?key={key}", rest.origin);

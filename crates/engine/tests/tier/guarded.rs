@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvcache_engine::tier::chaos::{Chaos, Ills};
-use kvcache_engine::tier::conformance::{get, record};
+use kvcache_engine::tier::conformance::{get, puts, record};
 use kvcache_engine::tier::memory::MemoryTier;
 use kvcache_engine::tier::{Guarded, Rest, Tier, TierErrorKind};
 use tokio::time::{Instant, sleep};
@@ -65,7 +65,7 @@ async fn a_trial_that_is_let_go_of_decides_nothing() {
 #[tokio::test]
 async fn counts_what_is_done() {
     let (_, guarded) = guarded(Ills::default());
-    guarded.put_many(vec![record("a", "x", 1), record("b", "x", 1)]).await;
+    guarded.put_many(puts(vec![record("a", "x", 1), record("b", "x", 1)])).await;
     guarded.get_many(vec![b"a"[..].into(), b"c"[..].into()]).await;
     guarded.delete_many(vec![b"a"[..].into()]).await;
     let figures = guarded.figures();

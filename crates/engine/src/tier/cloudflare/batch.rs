@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use super::client::{Client, Settings};
 use super::wire::{self, Stored};
 use super::writes::Writes;
-use crate::tier::{Answer, Fact, Found, Key, Listed, Page, Record, Tier, TierError, TierErrorKind, ready, unix_now};
+use crate::tier::{
+    Answer, Fact, Found, Key, Listed, Page, Put, Record, Tier, TierError, TierErrorKind, ready, unix_now,
+};
 
 /// Keys of one bulk read.
 const MOST_READ: usize = 100;
@@ -260,11 +262,11 @@ impl Tier for CloudflareTier {
         })
     }
 
-    fn put_many(&self, records: Vec<Record>) -> Answer<'_, Vec<Result<(), TierError>>> {
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
         if let Err(closed) = self.open() {
-            return each(records.len(), &closed);
+            return each(puts.len(), &closed);
         }
-        ready(records.into_iter().map(|record| self.0.writes.put(record, unix_now())).collect())
+        ready(puts.into_iter().map(|put| self.0.writes.put(put.record, unix_now())).collect())
     }
 
     fn delete_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Result<(), TierError>>> {
