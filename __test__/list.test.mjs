@@ -184,7 +184,7 @@ test('a cursor that is none is refused', async t => {
 test('other bad options are refused', async t => {
   const cache = open(t)
   for (const prefix of [5, null, {}, true]) await rejects(cache.list({ prefix }), 'INVALID_OPTION', 'prefix')
-  await rejects(cache.list({ tier: 'memory' }), 'INVALID_OPTION', 'tier')
+  await rejects(cache.list({ tier: 'disk' }), 'INVALID_OPTION', 'tier')
   await rejects(cache.list({ reverse: true }), 'INVALID_OPTION', 'reverse')
   for (const options of [5, 'user:', null]) await rejects(cache.list(options), 'INVALID_OPTION')
 })

@@ -33,14 +33,6 @@ test('an option nobody knows is refused by name, wherever options are taken', as
   await rejects(cache.flush({ ttl: 5 }), 'INVALID_OPTION', 'ttl')
 })
 
-test('what is not built yet is refused as an option', () => {
-  for (const options of [
-    { tiers: [] }
-  ]) {
-    throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])
-  }
-})
-
 test('tags and dependencies belong to entries, not to a cache', () => {
   for (const options of [{ tags: ['a'] }, { tags: [] }, { dependsOn: ['a'] }]) {
     throws(() => new KvCache(options), 'INVALID_OPTION', Object.keys(options)[0])

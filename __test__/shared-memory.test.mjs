@@ -26,7 +26,7 @@ const place = binding.init(header, () => {})
 const open = () => binding.open(place, {
   settings: [],
   memory: 2 ** 20, concurrency: 1, maxQueued: 1, retries: 0, backoff: 1, cooldown: 1, breakerThreshold: 0,
-  breakerTimeout: 1, algorithm: '', level: 0, threshold: 0
+  breakerTimeout: 1, algorithm: '', level: 0, threshold: 0, tiers: []
 }).number
 const collect = async () => {
   gc()

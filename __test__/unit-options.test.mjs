@@ -354,13 +354,6 @@ describe('cacheOptions', () => {
     it(`refuses ${show(options)} for options`, () => assert.throws(() => cacheOptions(options), refused))
   }
 
-  it('refuses by name what comes in a later version', () => {
-    for (const name of ['tiers']) {
-      assert.throws(() => cacheOptions({ [name]: false }), { ...refused, option: name,
-        message: /not available in this version/ })
-    }
-  })
-
   it('refuses what belongs elsewhere or nowhere', () => {
     assert.throws(() => cacheOptions({ metadata: 1 }), { ...refused,
       message: /does not belong there; allowed: name, memory, near, serializer/ })
@@ -433,8 +426,8 @@ describe('closeOptions', () => {
 
 describe('listOptions', () => {
   it('has the documented defaults', () => {
-    assert.deepEqual(listOptions(undefined), { prefix: '', limit: 1000, cursor: undefined })
-    assert.deepEqual(listOptions({ prefix: 'a', limit: 1, cursor: 'c' }), { prefix: 'a', limit: 1, cursor: 'c' })
+    assert.deepEqual(listOptions(undefined), { prefix: '', limit: 1000, cursor: undefined, tier: undefined })
+    assert.deepEqual(listOptions({ prefix: 'a', limit: 1, cursor: 'c' }), { prefix: 'a', limit: 1, cursor: 'c', tier: undefined })
     assert.equal(listOptions({ limit: 10_000 }).limit, 10_000)
   })
 
@@ -446,7 +439,7 @@ describe('listOptions', () => {
       assert.throws(() => listOptions({ prefix }), { ...refused, option: 'prefix' })
     }
     for (const cursor of [5, null, {}]) assert.throws(() => listOptions({ cursor }), { ...refused, option: 'cursor' })
-    assert.throws(() => listOptions({ tier: 'disk' }), { ...refused, option: 'tier', message: /not available/ })
+    assert.throws(() => listOptions({ tier: 'disk' }), { ...refused, option: 'tier', message: /allowed: 'memory'$/ })
     assert.throws(() => listOptions({ reverse: true }), { ...refused, option: 'reverse' })
     assert.throws(() => listOptions('prefix'), refused)
   })

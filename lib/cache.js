@@ -13,6 +13,8 @@ import { H, Status, checkMail, header, native, nearMemory } from './native.js'
 import { cacheOptions, closeOptions, layer, listOptions, resolve } from './options.js'
 import { VersionedContent } from './versioned.js'
 
+/** @typedef {import('./behind.js').Behind} Behind */
+
 /** How long close() waits when it is not told, in milliseconds. */
 const CLOSE_TIMEOUT = 5000
 
@@ -74,7 +76,8 @@ export class KvCache {
    * @param {string} key
    */
   async has(key) {
-    return this.#open().has(key)
+    const core = this.#open()
+    return core.has(key) || (core.behind !== undefined && (await core.behind.find(key, false)) !== undefined)
   }
 
   /**
@@ -82,17 +85,12 @@ export class KvCache {
    */
   async list(options) {
     const core = this.#open()
-    const { prefix, limit, cursor } = listOptions(options)
+    const { prefix, limit, cursor, tier } = listOptions(options, core.behind?.names ?? [])
+    if (tier !== undefined) return listTier(/** @type {Behind} */ (core.behind), tier, prefix, limit, cursor)
     const after = cursor === undefined ? undefined : decodeCursor(cursor)
     const page = native.list(core.number, prefix, after, limit)
     if (page === null) throw closed()
-    const keys = page.names.map((name, i) => {
-      /** @type {{ name: string, expiration?: number, metadata?: unknown }} */
-      const key = { name }
-      if (page.expirations[i] !== 0) key.expiration = page.expirations[i]
-      if (page.metadata[i] !== '') key.metadata = JSON.parse(page.metadata[i])
-      return key
-    })
+    const keys = keysOf(page)
     const last = keys.at(-1)
     return page.complete || last === undefined
       ? { keys, complete: true }
@@ -109,6 +107,7 @@ export class KvCache {
   async put(key, value, options) {
     const core = this.#open()
     core.write(core.prepare(key, value, options), native.put)
+    await core.behind?.arrived(false)
   }
 
   /**
@@ -135,6 +134,7 @@ export class KvCache {
       native.dropStaged(core.number)
     }
     checkMail()
+    await core.behind?.arrived(false)
   }
 
   /**
@@ -151,6 +151,7 @@ export class KvCache {
       if (header[H.STATUS] !== Status.Done) throw core.refusal(one)
     }
     checkMail()
+    await core.behind?.arrived(true)
     return removed
   }
 
@@ -168,6 +169,7 @@ export class KvCache {
       if (header[H.STATUS] !== Status.Done) throw core.refusal(text)
     }
     checkMail()
+    await core.behind?.arrived(true)
   }
 
   /**
@@ -269,7 +271,7 @@ export class KvCache {
     const core = this.#core
     core.near?.report()
     const stats = core.last === undefined ? native.stats(core.number) : core.last.stats
-    return { ...stats, nearMemory, tiers: {} }
+    return { ...stats, nearMemory, tiers: core.last === undefined ? (core.behind?.stats() ?? {}) : core.last.tiers }
   }
 
   metrics() {
@@ -313,7 +315,10 @@ export class KvCache {
    */
   async flush(options) {
     const core = this.#open()
-    await core.flush(closeOptions(options, 'flush()') ?? Infinity, 'flush()')
+    const limit = closeOptions(options, 'flush()') ?? Infinity
+    const began = performance.now()
+    await core.flush(limit, 'flush()')
+    await core.behind?.flush(Math.max(1, limit - (performance.now() - began)), false)
   }
 
   /**
@@ -347,6 +352,32 @@ export class KvCache {
       if (typeof cache === 'object' && cache !== null && #core in cache) cache.#core.report(error)
     }
   }
+}
+
+/**
+ * @param {Behind} behind
+ * @param {string} tier
+ * @param {string} prefix
+ * @param {number} limit
+ * @param {string | undefined} cursor
+ */
+async function listTier(behind, tier, prefix, limit, cursor) {
+  const page = await behind.list(tier, { prefix, limit, cursor: cursor === undefined ? undefined : decodeCursor(cursor) })
+  const keys = keysOf(page)
+  return page.cursor === undefined ? { keys, complete: true } : { keys, complete: false, cursor: encodeCursor(page.cursor) }
+}
+
+/**
+ * @param {{ names: string[], expirations: number[], metadata: string[] }} page
+ */
+function keysOf({ names, expirations, metadata }) {
+  return names.map((name, i) => {
+    /** @type {{ name: string, expiration?: number, metadata?: unknown }} */
+    const key = { name }
+    if (expirations[i] !== 0) key.expiration = expirations[i]
+    if (metadata[i] !== '') key.metadata = JSON.parse(metadata[i])
+    return key
+  })
 }
 
 /**

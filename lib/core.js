@@ -7,8 +7,9 @@
  */
 import {
   circuitOpen, closed, configMismatch, invalidKey, invalidOption, isOwn, listener as listenerFailed, recursion,
-  serializeFailed, timeout, valueTooLarge
+  serializeFailed, tierFailed, timeout, unknownOption, valueTooLarge
 } from './errors.js'
+import { Behind } from './behind.js'
 import { Emitter } from './events.js'
 import { Call, Flight, entry, entryOf, foundTies, reasonOf, run, standIn } from './flight.js'
 import { LONGEST_TIMER, hold, release } from './keepalive.js'
@@ -33,6 +34,9 @@ import { wait } from './waiting.js'
 
 /** Name of the breaker of fetchers that have none of their own. */
 export const DEFAULT_ORIGIN = 'default'
+
+/** What tiers have at least to land what is pending when a cache is closed, in milliseconds. */
+const LAST_CALL = 100
 
 /** What a fetcher did wrong towards the cache says nothing about its origin. */
 const OWN_FAULTS = new Set([
@@ -61,7 +65,7 @@ export class Core {
    * @param {CacheOptions} options
    */
   constructor(options) {
-    const { name, settings, memory, near, serializer, compression, refresh, breaker, load } = options
+    const { name, settings, memory, near, serializer, compression, refresh, breaker, tiers, load } = options
     /** What other threads open the same cache by; undefined for a cache of its own. */
     this.name = name
     this.serializer = serializer
@@ -92,7 +96,7 @@ export class Core {
     /** Those who wait for a worker to decompress a value, by its number. @type {Map<number, (data: any) => void>} */
     this.inflating = new Map()
     this.closed = false
-    /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string } | undefined} */
+    /** What stats() and metrics() say once the engine is gone. @type {{ stats: any, metrics: string, tiers: any } | undefined} */
     this.last = undefined
     const opened = mail.open(this, {
       name,
@@ -103,8 +107,13 @@ export class Core {
       level: compression === null ? 0 : compression.level,
       threshold: compression === null ? 0 : compression.threshold,
       breakerThreshold: breaker === null ? 0 : breaker.threshold,
-      breakerTimeout: breaker === null ? 0 : breaker.timeout
+      breakerTimeout: breaker === null ? 0 : breaker.timeout,
+      tiers
     })
+    if (opened.trouble) {
+      const { tier, message, refused } = opened.trouble
+      throw refused ? unknownOption('tiers', 'the cache', `cannot be: ${tier}: ${message}`) : tierFailed(tier, message)
+    }
     if (opened.mismatch) {
       const { option, given, open } = opened.mismatch
       throw configMismatch(/** @type {string} */ (name), option, given, open)
@@ -119,6 +128,10 @@ export class Core {
       }
       this.serializer = known
     }
+    /** The tiers; undefined where there are none. @type {Behind | undefined} */
+    this.behind = undefined
+    const names = native.tierStats(this.number).map(tier => tier.name)
+    if (names.length > 0) this.behind = new Behind(this, names)
     /** Gone when the cache is closed. */
     this.near = Near.open(this.number, near, this.serializer)
     this.events = new Emitter({
@@ -170,7 +183,7 @@ export class Core {
     let route
     if (fetcher === undefined) {
       route = this.#routeOf(key)
-      if (route === undefined) return Promise.resolve(this.#lookupOnly(key, whole))
+      if (route === undefined) return this.#lookupOrFind(key, whole)
       fetcher = /** @type {Fetcher} */ (route.fetcher)
     } else if (typeof fetcher !== 'function') {
       throw invalidOption('fetcher', fetcher, 'a function')
@@ -235,7 +248,17 @@ export class Core {
     const promise = this.near?.get(key)
     if (promise !== undefined) return promise
     if (this.closed) throw closed()
-    return Promise.resolve(this.#lookupOnly(key, false))
+    return this.#lookupOrFind(key, false)
+  }
+
+  /**
+   * @param {string} key
+   * @param {boolean} whole
+   * @returns {Promise<any>}
+   */
+  #lookupOrFind(key, whole) {
+    const found = this.#lookupOnly(key, whole)
+    return found === undefined && this.behind !== undefined ? this.behind.find(key, whole) : Promise.resolve(found)
   }
 
   /**
@@ -352,9 +375,10 @@ export class Core {
    * What is stored under a key, fresh or stale, for those who decode it themselves: a string for text, private bytes for
    * all else, and the metadata as JSON text. Loads nothing. A promise where a worker decompresses it.
    * @param {string} key
+   * @param {boolean} [look] in memory only
    * @returns {any}
    */
-  stored(key) {
+  stored(key, look = false) {
     const route = this.#routeOf(key)?.id ?? 0
     const data = native.lookup(this.number, key, GIVE_UP | WANT_METADATA | route << 16)
     const status = header[H.STATUS]
@@ -362,7 +386,9 @@ export class Core {
     const deferred = header[H.DEFERRED]
     const metadata = status > Status.None && header[H.HAS_METADATA] !== 0 ? native.takeMetadata(this.number) : ''
     checkMail()
-    if (status === Status.None) return undefined
+    if (status === Status.None) {
+      return look || this.behind === undefined ? undefined : this.behind.find(key, false).then(() => this.stored(key, true))
+    }
     if (status < Status.None) throw this.refusal(key)
     if (deferred === 0) return { kind, data, metadata }
     return this.inflated(deferred, key).then(data => ({ kind, data, metadata }))
@@ -451,7 +477,12 @@ export class Core {
           layers, resolved, route: route?.number ?? 0, reason, hasCopy, call
         })
         const answer = wait(this, flight, own.signal, softTimeout, whole, joined, anew)
-        run(flight, fetcher)
+        if (this.behind === undefined || force) {
+          run(flight, fetcher)
+        } else {
+          flight.onStale = () => this.refresh(key, fetcher, source, options)
+          this.behind.seek([flight], false, () => run(flight, fetcher))
+        }
         checkMail()
         return answer
       }
@@ -479,11 +510,26 @@ export class Core {
       default: {
         const refusal = this.refusal(key, own.origin ?? source?.origin ?? DEFAULT_ORIGIN)
         checkMail()
+        if (status === Status.Refused && this.behind !== undefined && !force) {
+          return this.behind.find(key, whole, () => this.#refused(key, whole, refusal))
+        }
         const answer = status === Status.Refused ? standIn(this, key) : undefined
         if (answer === undefined) return Promise.reject(refusal)
         return Promise.resolve(whole ? entryOf(answer) : answer.take())
       }
     }
+  }
+
+  /**
+   * What a get gives whose circuit is open, and for which no tier has a value.
+   * @param {string} key
+   * @param {boolean} whole
+   * @param {Error} refusal
+   */
+  #refused(key, whole, refusal) {
+    const answer = standIn(this, key)
+    if (answer === undefined) throw refusal
+    return whole ? entryOf(answer) : answer.take()
   }
 
   /**
@@ -686,7 +732,7 @@ export class Core {
    * What the engine says.
    * @param {mail.Event} event
    */
-  receive({ kind, id, name, detail }) {
+  receive({ kind, id, name, detail, key }) {
     switch (kind) {
       case 'start':
         return this.refreshes.start(id)
@@ -712,8 +758,16 @@ export class Core {
         return this.events.emit('evict', { key: name, bytes: id, reason: detail })
       case 'invalidate': {
         const target = JSON.parse(/** @type {string} */ (name))
-        return this.events.emit('invalidate', { target, soft: detail === 'soft', swept: id, from: 'local' })
+        const [how, remote] = /** @type {string} */ (detail).split(' ')
+        const from = remote === undefined ? 'local' : 'remote'
+        return this.events.emit('invalidate', { target, soft: how === 'soft', swept: id, from })
       }
+      case 'sought':
+        return this.behind?.sought(id)
+      case 'delivered':
+        return this.behind?.delivered(id, name, detail)
+      case 'ailing':
+        return this.report(tierFailed(/** @type {string} */ (name), /** @type {string} */ (detail), key))
       case 'breaker':
         return this.events.emit('breaker', { origin: name, state: detail })
     }
@@ -765,6 +819,7 @@ export class Core {
    */
   async close(limit) {
     this.closed = true
+    const began = performance.now()
     this.near?.close()
     this.near = undefined
     hold(this)
@@ -779,11 +834,22 @@ export class Core {
     clearTimeout(timer)
     native.dropQueued(this.number)
     for (const flight of [...this.flights.values(), ...this.remotes.values()]) flight.close()
-    this.last = { stats: native.stats(this.number), metrics: native.metrics(this.number) ?? '' }
+    /** @type {unknown} */
+    let trouble
+    if (this.behind !== undefined) {
+      const left = Math.max(limit - (performance.now() - began), LAST_CALL)
+      // A named cache may be open elsewhere; the last to go closes its tiers.
+      trouble = await this.behind.flush(left, this.name === undefined).then(() => undefined, error => error)
+    }
+    this.last = {
+      stats: native.stats(this.number), metrics: native.metrics(this.number) ?? '', tiers: this.behind?.stats() ?? {}
+    }
     mail.close(this, this.number)
+    this.behind?.close()
     for (const deliver of this.inflating.values()) deliver(undefined)
     this.inflating.clear()
     for (const flushed of [...this.flushers]) flushed()
     release(this)
+    if (trouble !== undefined) throw trouble
   }
 }

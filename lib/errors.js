@@ -323,6 +323,19 @@ export function eventFailed(type, cause) {
 }
 
 /**
+ * ERR_KVCACHE_TIER, with `tier`, and `key` where it is about one.
+ * @param {string} tier its name
+ * @param {string} why what is wrong; holds no credential
+ * @param {string} [key]
+ * @returns {KvCacheError}
+ */
+export function tierFailed(tier, why, key) {
+  const subject = key === undefined ? '' : ` (${keyText(key)})`
+  const fields = key === undefined ? { tier } : { tier, key }
+  return new KvCacheError('ERR_KVCACHE_TIER', `tier '${shorten(tier)}'${subject}: ${shortenLine(why)}`, fields)
+}
+
+/**
  * ERR_KVCACHE_LISTENER, with `event` and `cause`: a listener threw, or its promise was rejected.
  * @param {string} event
  * @param {unknown} cause

@@ -180,6 +180,10 @@ export class Flight {
     this.context = undefined
     /** @type {Layer[] | undefined} */
     this.set = undefined
+    /** While tiers are asked: to be told whether the fetcher is wanted. @type {((wanted: boolean) => void) | undefined} */
+    this.seeking = undefined
+    /** A stale value was found in a tier. @type {(() => void) | undefined} */
+    this.onStale = undefined
     /** @type {(outcome: Outcome) => void} */
     this.resolve = () => {}
     /** @type {Promise<Outcome>} */
@@ -365,6 +369,53 @@ export class Flight {
     this.core.refreshes.ended(this, { error })
   }
 
+  /** The tiers have been asked: the flight ends by what was found there, or goes on with its fetcher. */
+  sought() {
+    const { core, key, token } = this
+    const data = native.takeSought(core.number, token)
+    const status = header[H.STATUS]
+    if (status !== Status.Fresh && status !== Status.Stale) {
+      const { seeking } = this
+      this.seeking = undefined
+      if (header[H.HAS_COPY] !== 0 && status === Status.None) {
+        this.hasCopy = true
+        if (this.reason === 'miss') this.reason = 'expired'
+      }
+      seeking?.(true)
+      return
+    }
+    const kind = header[H.KIND]
+    const deferred = header[H.DEFERRED]
+    const due = header[H.REFRESH_DUE] !== 0
+    this.call.batchEnd = header[H.BATCH_END]
+    const state = status === Status.Fresh ? 'fresh' : 'stale'
+    const age = header[H.AGE]
+    const maxAge = header[H.MAX_AGE]
+    const ties = foundTies(core)
+    const metadata = header[H.HAS_METADATA] === 0 ? '' : native.takeMetadata(core.number)
+    const facts = /** @type {Facts} */ ({ state, age, maxAge, metadata, ...ties })
+    const end = (/** @type {Outcome} */ outcome) => {
+      if (this.done) return
+      this.#end(outcome)
+      core.refreshes.ended(this, undefined)
+      if (due) this.onStale?.()
+    }
+    const answer = (/** @type {any} */ data) => end({ answer: new Answer(core, key, kind, data, facts) })
+    if (deferred !== 0) return void core.inflated(deferred, key).then(answer).catch(error => end({ error }))
+    try {
+      answer(data)
+    } catch (error) {
+      end({ error })
+    }
+  }
+
+  /** Nothing was found, and there is no fetcher: whoever waits and has one begins anew. */
+  giveUp() {
+    if (this.done) return
+    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted, undefined))
+    this.#end({ again: true })
+  }
+
   /** The engine says that the hard timeout has passed. */
   timeOut() {
     if (this.done) return
@@ -402,6 +453,9 @@ export class Flight {
   #end(outcome) {
     this.done = true
     if (this.core.flights.get(this.token) === this) this.core.flights.delete(this.token)
+    const { seeking } = this
+    this.seeking = undefined
+    seeking?.(false)
     if (this.callers > 0) release(this)
     this.resolve(outcome)
     this.call.ended()
@@ -479,7 +533,8 @@ export class Call {
    */
   run(nest, fetcher, then, failed) {
     this.nest = nest
-    this.open = this.flights.length
+    // Some may have ended by what a tier had.
+    this.open = this.flights.length === 1 ? 1 : this.flights.reduce((open, flight) => (flight.done ? open : open + 1), 0)
     try {
       const result = nest.run(fetcher)
       if (types.isPromise(result)) Promise.prototype.then.call(result, then, failed)

@@ -276,7 +276,10 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         gathering.errors.set(key, core.refusal(key))
     }
   }
-  if (call.flights.length > 0) loadBatch(call, fetcher)
+  if (call.flights.length === 0) return
+  const { behind } = core
+  if (behind === undefined || own.forceFresh) loadBatch(call, fetcher, call.flights)
+  else behind.seek([...call.flights], false, missing => loadBatch(call, fetcher, missing))
 }
 
 /**
@@ -298,9 +301,10 @@ async function loadAnew(core, key, fetcher, own) {
  * Runs a batch fetcher for the flights of a call, and gives each its part of what comes.
  * @param {Call} call
  * @param {BatchFetcher} fetcher
+ * @param {Flight[]} wanted those of them that are to be loaded
  */
-export function loadBatch(call, fetcher) {
-  const flights = [...call.flights]
+export function loadBatch(call, fetcher, wanted) {
+  const flights = [...wanted]
   const context = {
     get signal() {
       return call.signal

@@ -9,7 +9,7 @@
 import * as binding from '../binding.js'
 
 /** The numbers beside a call; `src/header.rs` has the same list. */
-export const header = new Float64Array(54)
+export const header = new Float64Array(55)
 
 export const H = Object.freeze({
   STATUS: 0,
@@ -54,7 +54,8 @@ export const H = Object.freeze({
   INVALIDATED: 50,
   HAS_LINKS: 51,
   UPDATED_AT: 52,
-  IN_KEEP: 53
+  IN_KEEP: 53,
+  IN_NUMBER: 54
 })
 
 /** What became of a call: header[STATUS]. */
@@ -97,10 +98,11 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
  * @typedef {object} Event what an engine says on its own account
  * @property {number} cache
  * @property {string} kind 'start' | 'dropped' | 'timeout' | 'landed' | 'abandoned' | 'idle' | 'inflated' | 'evict' |
- *   'invalidate' | 'breaker'
+ *   'invalidate' | 'breaker' | 'sought' | 'delivered' | 'ailing'
  * @property {number} id
  * @property {string} [name]
  * @property {string} [detail]
+ * @property {string} [key]
  */
 
 /** @typedef {{ name: string | undefined, receive(event: Event): void }} Receiver a cache in this thread */

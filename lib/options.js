@@ -11,6 +11,7 @@
  */
 import { invalidOption, unknownOption } from './errors.js'
 import { encodeTies, parseParents, parseTags } from './invalidation.js'
+import { parseTiers, tiersText } from './tiers.js'
 
 /** Most bytes of an entry's metadata, as JSON text in UTF-8. */
 export const MAX_METADATA_BYTES = 1024
@@ -265,9 +266,7 @@ const GROUP = Object.assign(Object.create(null), {
 })
 
 /** Options of the whole cache, beside the layer it is. */
-const CACHE_OPTIONS = ['name', 'memory', 'near', 'serializer', 'compression', 'refresh', 'breaker']
-/** Options that the interface has a place for but this version has not. */
-const LATER = new Set(['tiers'])
+const CACHE_OPTIONS = ['name', 'memory', 'near', 'serializer', 'compression', 'refresh', 'breaker', 'tiers']
 
 /**
  * Parses the options given in one place. Throws ERR_KVCACHE_INVALID_OPTION.
@@ -391,7 +390,6 @@ function isStray(given, name) {
  */
 function unknown(name, where) {
   const { groups, label } = PLACES[where]
-  if (LATER.has(name)) return unknownOption(name, label, 'is not available in this version')
   const names = Object.keys(GROUP).filter(one => (GROUP[one] & groups) !== 0)
   if (where === 'cache') names.unshift(...CACHE_OPTIONS)
   const belongs = name in GROUP || CACHE_OPTIONS.includes(name) ? 'does not belong there' : 'is not known'
@@ -554,6 +552,7 @@ export function parseVersion(value) {
  * @property {Readonly<Compression> | null} compression null for none
  * @property {Readonly<Refresh>} refresh
  * @property {Readonly<Breaker> | null} breaker null for none
+ * @property {readonly import('./tiers.js').Spec[]} tiers the nearest first
  * @property {Readonly<Layer>} load
  */
 
@@ -569,7 +568,7 @@ const MEMORY = 256 * 1024 ** 2
  */
 export function cacheOptions(options) {
   const given = options === undefined ? {} : asOptions(options, PLACES.cache.label)
-  const { name, memory, near, serializer, compression, refresh, breaker } = given
+  const { name, memory, near, serializer, compression, refresh, breaker, tiers } = given
   /** @type {Record<string, unknown>} */
   const rest = {}
   for (const name in given) if (!CACHE_OPTIONS.includes(name) && !isStrayUnknown(given, name)) rest[name] = given[name]
@@ -581,6 +580,7 @@ export function cacheOptions(options) {
     compression: compression === false ? null : Object.freeze(parseCompression(compression)),
     refresh: Object.freeze(parseRefresh(refresh)),
     breaker: breaker === false ? null : Object.freeze(parseBreaker(breaker)),
+    tiers: parseTiers(tiers),
     load: layer(rest, 'cache')
   }
   return Object.freeze({ ...parsed, settings: name === undefined ? [] : settings(parsed, given) })
@@ -605,7 +605,8 @@ const UNITS = { memory: 'bytes', threshold: 'bytes', backoff: 'ms', cooldown: 'm
 function settings(parsed, given) {
   const { serializer } = parsed
   const memory = { option: 'memory', value: `${parsed.memory} bytes`, given: given.memory !== undefined }
-  const all = [memory, { option: 'serializer', value: serializerText(serializer), given: given.serializer !== undefined }]
+  const tiers = { option: 'tiers', value: tiersText(parsed.tiers), given: given.tiers !== undefined }
+  const all = [memory, tiers, { option: 'serializer', value: serializerText(serializer), given: given.serializer !== undefined }]
   for (const [option, names] of Object.entries(SHARED)) {
     const own = given[option]
     all.push({ option, value: parsed[option] === null ? 'false' : 'an object', given: own !== undefined })
@@ -815,31 +816,33 @@ export function closeOptions(options, label) {
 /**
  * Parses the options of list(). Throws ERR_KVCACHE_INVALID_OPTION.
  * @param {unknown} options
- * @returns {{ prefix: string, limit: number, cursor: string | undefined }}
+ * @param {readonly string[]} [tiers] the names of those behind memory
+ * @returns {{ prefix: string, limit: number, cursor: string | undefined, tier: string | undefined }}
  */
-export function listOptions(options) {
-  const { prefix = '', limit = LIST_LIMIT, cursor } = named(options, 'list()', ['prefix', 'limit', 'cursor'], ['tier'])
+export function listOptions(options, tiers = []) {
+  const { prefix = '', limit = LIST_LIMIT, cursor, tier } = named(options, 'list()', ['prefix', 'limit', 'cursor', 'tier'])
   if (typeof prefix !== 'string' || !prefix.isWellFormed()) {
     throw invalidOption('prefix', prefix, 'a string without lone surrogates')
   }
   if (cursor !== undefined && typeof cursor !== 'string') throw invalidOption('cursor', cursor, 'a cursor that list() gave')
-  return { prefix, limit: parseCount('limit', limit, 1, MOST_LISTED), cursor }
+  if (tier !== undefined && tier !== 'memory' && !tiers.includes(/** @type {any} */ (tier))) {
+    throw invalidOption('tier', tier, ['memory', ...tiers].map(name => `'${name}'`).join(', '))
+  }
+  return { prefix, limit: parseCount('limit', limit, 1, MOST_LISTED), cursor, tier: tier === 'memory' ? undefined : tier }
 }
 
 /**
  * @param {unknown} options
  * @param {string} label
  * @param {string[]} names those allowed
- * @param {string[]} [later] those that the interface has a place for but this version has not
  * @returns {Record<string, any>}
  */
-function named(options, label, names, later = []) {
+function named(options, label, names) {
   if (options === undefined) return {}
   const given = asOptions(options, label)
   for (const name in given) {
     if (given[name] === undefined || names.includes(name) || isStray(given, name)) continue
-    const why = later.includes(name) ? 'is not available in this version' : `is not known; allowed: ${names.join(', ')}`
-    throw unknownOption(name, label, why)
+    throw unknownOption(name, label, `is not known; allowed: ${names.join(', ')}`)
   }
   return given
 }

@@ -88,10 +88,14 @@ export class Refreshes {
       new Flight(this.core, key, token, { ...own, reason: invalidated ? 'invalidated' : 'stale', hasCopy, call })
       this.core.declare(token, ties)
     }
-    inContext(() => {
-      if (one !== undefined) run(call.flights[0], one)
-      else loadBatch(call, /** @type {BatchFetcher} */ (many))
+    const load = (/** @type {Flight[]} */ flights) => inContext(() => {
+      if (one !== undefined) run(flights[0], one)
+      else loadBatch(call, /** @type {BatchFetcher} */ (many), flights)
     })
+    const { behind } = this.core
+    // Another process may have made it.
+    if (behind?.isShared) behind.seek([...call.flights], true, load)
+    else load(call.flights)
     checkMail()
   }
 

@@ -43,15 +43,18 @@ export class VersionedContent {
     const { core, key } = this.#open(id)
     const { ages, metadata, ties, keep } = publishOptions(options)
     const { kind, data } = encode(value, core.serializer, key)
+    const number = core.behind === undefined ? 0 : await numberOf(core, core.behind, key)
     header[H.IN_MAX_AGE] = ages.maxAge
     header[H.IN_STALE_AGE] = ages.staleAge
     header[H.IN_STALE_IF_ERROR] = ages.staleIfError
     header[H.IN_ROUTE] = 0
     header[H.IN_KEEP] = keep
+    header[H.IN_NUMBER] = number
     native.publish(core.number, key, kind, data, metadata, ties)
     if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
     const published = { version: header[H.TOKEN], updatedAt: header[H.UPDATED_AT] }
     checkMail()
+    await core.behind?.arrived(true)
     return published
   }
 
@@ -84,10 +87,16 @@ export class VersionedContent {
    */
   async rollback(id, version) {
     const { core, key } = this.#open(id)
-    native.rollBack(core.number, key, parseVersion(version))
+    const wanted = parseVersion(version)
+    if (core.behind !== undefined) {
+      await core.read(`${key}:v${wanted}`)
+      await core.read(`${key}:meta`)
+    }
+    native.rollBack(core.number, key, wanted)
     if (header[H.STATUS] === Status.None) throw noVersion(key, version, versions(core, key))
     if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
     checkMail()
+    await core.behind?.arrived(true)
   }
 
   /**
@@ -100,6 +109,18 @@ export class VersionedContent {
     if (whyInvalidKey(key + LONGEST_END) !== undefined) throw invalidKey(key + LONGEST_END)
     return { core, key }
   }
+}
+
+/**
+ * The number that a publication is to have, which no other process is given; 0 where this process gives the numbers.
+ * @param {Core} core
+ * @param {import('./behind.js').Behind} behind
+ * @param {string} key
+ */
+async function numberOf(core, behind, key) {
+  // What is shown, and the highest number, may be known to a tier only.
+  await core.read(`${key}:meta`)
+  return behind.nextVersion(key)
 }
 
 /**
@@ -135,6 +156,10 @@ async function shown(core, key) {
  */
 async function version(core, key, version) {
   native.storedAt(core.number, key)
+  if (header[H.STATUS] === Status.None && core.behind !== undefined) {
+    await core.behind.find(key, false)
+    native.storedAt(core.number, key)
+  }
   if (header[H.STATUS] === Status.None) return undefined
   if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
   const updatedAt = header[H.UPDATED_AT]

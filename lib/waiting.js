@@ -28,7 +28,7 @@ export function wait(core, flight, signal, softTimeout, whole, joined, anew, aga
   const read = whole ? wholeOf : valueOf
   const answer = (/** @type {Outcome} */ outcome) => {
     if (flight.cut !== 0 && joined >= flight.cut) return anew()
-    return outcome.again && again !== undefined ? again() : read(outcome)
+    return outcome.again ? (again ?? anew)() : read(outcome)
   }
   if (signal === undefined && softTimeout === Infinity) {
     return flight.outcome.then(answer)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kvcache_engine::codec::Algorithm;
-use kvcache_engine::engine::{Compression, Config, Event};
+use kvcache_engine::engine::{Compression, Config, Event, Trouble};
 use kvcache_engine::load::breaker::BreakerConfig;
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::memory::EvictReason;
@@ -12,8 +12,9 @@ use napi::Result;
 use napi_derive::napi;
 
 use crate::mailbox::Slot;
-use crate::registry::{Mismatch, Opened, Setting};
+use crate::registry::{Mismatch, Opened, Refusal, Setting};
 use crate::thread::{with_cache, with_local};
+use crate::tiers::{TierIn, TierTrouble};
 
 /// How a cache is set up; milliseconds and bytes.
 #[napi(object)]
@@ -36,6 +37,8 @@ pub struct OpenOptions {
     pub name: Option<String>,
     /// What those who open the same name must agree on.
     pub settings: Vec<SettingIn>,
+    /// The nearest first.
+    pub tiers: Vec<TierIn>,
 }
 
 /// A setting of a named cache, as text.
@@ -53,6 +56,8 @@ pub struct OpenOut {
     /// Its number in this thread; 0 where it was refused.
     pub number: u32,
     pub mismatch: Option<MismatchOut>,
+    /// The tier that cannot be opened.
+    pub trouble: Option<TierTrouble>,
     /// The serializer that a named cache was opened with.
     pub serializer: Option<String>,
 }
@@ -91,17 +96,24 @@ pub fn open(place: u32, options: OpenOptions) -> Result<OpenOut> {
         let number = local.next_number()?;
         let slot = Slot { cache: number, mailbox: Arc::clone(&local.mailbox) };
         let opened = match &options.name {
-            None => Ok(Opened::private(config, slot)),
-            Some(name) => Opened::named(name, options.settings.into_iter().map(Setting::from).collect(), config, slot),
+            None => Opened::private(config, &options.tiers, slot),
+            Some(name) => {
+                let settings = options.settings.into_iter().map(Setting::from).collect();
+                Opened::named(name, settings, config, &options.tiers, slot)
+            }
         };
         Ok(match opened {
             Ok(opened) => {
                 let serializer = opened.setting("serializer").map(str::to_owned);
                 local.opened(number, opened);
-                OpenOut { number, mismatch: None, serializer }
+                OpenOut { number, mismatch: None, trouble: None, serializer }
             }
-            Err(Mismatch { option, open, given }) => {
-                OpenOut { number: 0, mismatch: Some(MismatchOut { option, open, given }), serializer: None }
+            Err(Refusal::Mismatch(Mismatch { option, open, given })) => {
+                let mismatch = Some(MismatchOut { option, open, given });
+                OpenOut { number: 0, mismatch, trouble: None, serializer: None }
+            }
+            Err(Refusal::Tier(trouble)) => {
+                OpenOut { number: 0, mismatch: None, trouble: Some(trouble), serializer: None }
             }
         })
     })?
@@ -278,18 +290,23 @@ pub fn breaker(cache: u32, origin: String) -> Result<Option<BreakerState>> {
 #[napi(object)]
 pub struct EventOut {
     pub cache: u32,
-    /// 'start', 'dropped', 'timeout', 'landed', 'abandoned', 'idle', 'inflated', 'evict', 'invalidate' or 'breaker'.
+    /// 'start', 'dropped', 'timeout', 'landed', 'abandoned', 'idle', 'inflated', 'evict', 'invalidate', 'breaker', 'sought', 'delivered' or
+    /// 'ailing'.
     pub kind: String,
     /// The batch or the flight; of an eviction the bytes, of an invalidation the entries swept.
     pub id: f64,
     /// The key or the origin; of an invalidation the label that it was given.
     pub name: Option<String>,
-    /// The reason or the state; 'soft' for a soft invalidation.
+    /// The reason or the state; of an invalidation 'hard' or 'soft', and ' remote' where another process did it; of trouble with a
+    /// tier what went wrong.
     pub detail: Option<String>,
+    /// Of trouble with a tier the key, if it was about one.
+    pub key: Option<String>,
 }
 
 impl EventOut {
     fn new(cache: u32, event: Event) -> Self {
+        let mut out = Self { cache, kind: String::new(), id: 0.0, name: None, detail: None, key: None };
         let (kind, id, name, detail) = match event {
             Event::Start(batch) => ("start", batch, None, None),
             Event::Dropped(batch) => ("dropped", batch, None, None),
@@ -305,14 +322,26 @@ impl EventOut {
                 };
                 ("evict", bytes, Some(key.to_string()), Some(reason.to_owned()))
             }
-            Event::Invalidated { text, soft, swept, .. } => {
-                ("invalidate", swept, Some(text.to_string()), soft.then(|| "soft".to_owned()))
+            Event::Invalidated { text, soft, swept, remote, .. } => {
+                let detail = format!("{}{}", if soft { "soft" } else { "hard" }, if remote { " remote" } else { "" });
+                ("invalidate", swept, Some(text.to_string()), Some(detail))
+            }
+            Event::Sought(token) => ("sought", token, None, None),
+            Event::Delivered { receipt, trouble } => match trouble {
+                Some(trouble) => {
+                    ("delivered", receipt, Some(trouble.tier.to_string()), Some(trouble.message.to_string()))
+                }
+                None => ("delivered", receipt, None, None),
+            },
+            Event::Ailing(Trouble { tier, message, key }) => {
+                out.key = key.map(|key| key.to_string());
+                ("ailing", 0, Some(tier.to_string()), Some(message.to_string()))
             }
             Event::Breaker { origin, state } => {
                 ("breaker", 0, Some(origin.to_string()), Some(state.as_str().to_owned()))
             }
         };
-        Self { cache, kind: kind.to_owned(), id: id as f64, name, detail }
+        Self { kind: kind.to_owned(), id: id as f64, name, detail, ..out }
     }
 }
 

@@ -87,9 +87,11 @@ pub const HAS_LINKS: usize = INVALIDATED + 1;
 pub const UPDATED_AT: usize = HAS_LINKS + 1;
 /// In: how many versions are to be kept.
 pub const IN_KEEP: usize = UPDATED_AT + 1;
+/// In: the number that a version is to have at least.
+pub const IN_NUMBER: usize = IN_KEEP + 1;
 
 /// Length of the array.
-pub const LENGTH: usize = IN_KEEP + 1;
+pub const LENGTH: usize = IN_NUMBER + 1;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

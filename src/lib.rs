@@ -19,4 +19,5 @@ mod reading;
 mod registry;
 mod shared;
 mod thread;
+mod tiers;
 mod writing;

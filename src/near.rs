@@ -9,7 +9,7 @@ use napi_derive::napi;
 use crate::header;
 use crate::thread::{Header, with_cache};
 
-const _: () = assert!(header::LENGTH == 54);
+const _: () = assert!(header::LENGTH == 55);
 
 /// Describes how a copy of what was found can be kept. Lets the time be kept, by which copies are checked.
 pub fn describe(header: &Header, engine: &Engine, found: &Found, probe: &Probe) {

@@ -31,7 +31,8 @@ pub fn publish(env: Env, cache: u32, name: Raw, kind: u8, data: Raw, metadata: R
         let Some(opened) = local.cache(cache) else { return };
         let value = value_in(local, kind);
         let keep = local.header.get(header::IN_KEEP) as usize;
-        match with_key(env, name, |name| opened.engine().publish(name, &value, keep)) {
+        let number = local.header.get(header::IN_NUMBER) as u64;
+        match with_key(env, name, |name| opened.engine().publish_as(name, &value, keep, number)) {
             None => local.header.status(Status::InvalidKey),
             Some(Err(error)) => local.header.refused(&error),
             Some(Ok(published)) => {

@@ -8,9 +8,11 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use kvcache_engine::engine::{Config, Engine, ThreadId};
 use kvcache_engine::scheduler::Scheduled;
+use kvcache_engine::tier::Tiers;
 use parking_lot::Mutex;
 
 use crate::mailbox::Slot;
+use crate::tiers::{self, TierIn, TierTrouble};
 
 static NAMED: LazyLock<Mutex<HashMap<String, Weak<Named>>>> = LazyLock::new(Mutex::default);
 
@@ -35,6 +37,8 @@ pub struct Mismatch {
 pub struct Named {
     name: String,
     settings: Vec<Setting>,
+    // Before the engine, which stays as long as they need it.
+    tiers: Option<Arc<Tiers>>,
     scheduled: Scheduled,
 }
 
@@ -44,32 +48,49 @@ pub struct Opened {
     pub thread: ThreadId,
 }
 
+/// Why a cache cannot be opened.
+pub enum Refusal {
+    Mismatch(Mismatch),
+    Tier(TierTrouble),
+}
+
 enum Cache {
-    Private(Scheduled),
+    Private(Option<Arc<Tiers>>, Scheduled),
     Named(Arc<Named>),
 }
 
 impl Opened {
     /// Opens a cache of its own.
-    pub fn private(config: Config, slot: Slot) -> Self {
-        Self::attach(Cache::Private(Scheduled::open(config)), slot)
+    pub fn private(config: Config, specs: &[TierIn], slot: Slot) -> Result<Self, Refusal> {
+        let made = tiers::layers(specs).map_err(Refusal::Tier)?;
+        let scheduled = Scheduled::open(config);
+        let tiers = tiers::open(scheduled.engine(), made);
+        Ok(Self::attach(Cache::Private(tiers, scheduled), slot))
     }
 
     /// Opens the cache of that name, which is made if it is not open.
-    pub fn named(name: &str, settings: Vec<Setting>, config: Config, slot: Slot) -> Result<Self, Mismatch> {
+    pub fn named(
+        name: &str,
+        settings: Vec<Setting>,
+        config: Config,
+        specs: &[TierIn],
+        slot: Slot,
+    ) -> Result<Self, Refusal> {
         let named = {
             let mut all = NAMED.lock();
             // One that is closing at this moment cannot be had any more.
             if let Some(named) = all.get(name).and_then(Weak::upgrade) {
                 named
             } else {
+                let made = tiers::layers(specs).map_err(Refusal::Tier)?;
                 let scheduled = Scheduled::open(config);
-                let named = Arc::new(Named { name: name.to_owned(), settings: settings.clone(), scheduled });
+                let tiers = tiers::open(scheduled.engine(), made);
+                let named = Arc::new(Named { name: name.to_owned(), settings: settings.clone(), tiers, scheduled });
                 all.insert(name.to_owned(), Arc::downgrade(&named));
                 named
             }
         };
-        named.check(settings)?;
+        named.check(settings).map_err(Refusal::Mismatch)?;
         Ok(Self::attach(Cache::Named(named), slot))
     }
 
@@ -83,10 +104,18 @@ impl Opened {
         self.cache.engine()
     }
 
+    /// What is behind its memory, if anything is.
+    pub fn tiers(&self) -> Option<&Arc<Tiers>> {
+        match &self.cache {
+            Cache::Private(tiers, _) => tiers.as_ref(),
+            Cache::Named(named) => named.tiers.as_ref(),
+        }
+    }
+
     /// Its name, if it has one.
     pub fn name(&self) -> Option<&str> {
         match &self.cache {
-            Cache::Private(_) => None,
+            Cache::Private(..) => None,
             Cache::Named(named) => Some(&named.name),
         }
     }
@@ -94,7 +123,7 @@ impl Opened {
     /// What a named cache was opened with first.
     pub fn setting(&self, option: &str) -> Option<&str> {
         match &self.cache {
-            Cache::Private(_) => None,
+            Cache::Private(..) => None,
             Cache::Named(named) => named.setting(option),
         }
     }
@@ -109,7 +138,7 @@ impl Drop for Opened {
 impl Cache {
     fn engine(&self) -> &Arc<Engine> {
         match self {
-            Self::Private(scheduled) => scheduled.engine(),
+            Self::Private(_, scheduled) => scheduled.engine(),
             Self::Named(named) => named.scheduled.engine(),
         }
     }

@@ -215,7 +215,7 @@ pub fn init(env: Env, header: Raw, bell: Bell) -> Result<u32> {
         )
     };
     if status != sys::Status::napi_ok || kind != sys::TypedarrayType::float64_array || length < header::LENGTH {
-        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 54 numbers"));
+        return Err(Error::from_reason("kvcache: init() takes a Float64Array of 55 numbers"));
     }
     let place = LOCALS.with(|cell| {
         let mut locals = cell.borrow_mut();

@@ -151,6 +151,7 @@ export class KvNamespace {
     const ages = { maxAge: age, staleAge: age, staleIfError: age }
     const { route } = core.routed(key, [])
     core.write({ key, kind: body.kind, data: body.data, ages, metadata, ties: '', route }, native.put)
+    await core.behind?.arrived(false)
   }
 
   /**

@@ -8,7 +8,7 @@
 //! ([`FlightTable::lock`]), then one of: the facts, a flight's state, the queue, a breaker, the cool-downs, the timers, a shard
 //! of the memory tier. Inboxes only queue what they are told.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::{Clock, FOREVER, Millis};
 use crate::codec::compress::Algorithm;
@@ -31,6 +31,7 @@ use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, Ordering, 
 
 use self::publishing::Publications;
 
+mod behind;
 mod figures;
 mod invalidating;
 mod loading;
@@ -46,6 +47,8 @@ mod validate;
 mod working;
 mod writing;
 
+use self::behind::SoughtMap;
+pub use self::behind::{Behind, Positions, Seek};
 pub use self::figures::Stats;
 pub use self::invalidating::Invalidation;
 pub use self::near::{NearUses, Probe};
@@ -93,9 +96,25 @@ pub enum Event {
     /// An entry was evicted. Only while asked for.
     Evicted { key: Arc<str>, bytes: u64, reason: EvictReason },
     /// An invalidation was swept up after: `text` is the target as the user wrote it. Only while asked for.
-    Invalidated { kind: TargetKind, text: Arc<str>, soft: bool, swept: u64 },
+    Invalidated { kind: TargetKind, text: Arc<str>, soft: bool, swept: u64, remote: bool },
+    /// A look-up behind memory has come to its end: call [`Engine::take_sought`].
+    Sought(Token),
+    /// What had been handed over before that receipt was asked for has reached the tiers; or the trouble with one.
+    Delivered { receipt: u64, trouble: Option<Trouble> },
+    /// Something went wrong with a tier that nobody waited for.
+    Ailing(Trouble),
     /// A breaker has changed.
     Breaker { origin: Arc<str>, state: breaker::State },
+}
+
+/// What went wrong with a tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The tier's name.
+    pub tier: Arc<str>,
+    pub message: Arc<str>,
+    /// The key that it was about, if it was one.
+    pub key: Option<Arc<str>>,
 }
 
 /// How a cache is set up.
@@ -305,6 +324,8 @@ pub struct Engine {
     workshop: Workshop,
     last_thread: AtomicU32,
     landed: Mutex<LandedMap>,
+    behind: OnceLock<Arc<dyn Behind>>,
+    sought: Mutex<SoughtMap>,
     publications: Publications,
 }
 
@@ -361,6 +382,8 @@ impl Engine {
             workshop: Workshop::default(),
             last_thread: AtomicU32::new(0),
             landed: Mutex::default(),
+            behind: OnceLock::new(),
+            sought: Mutex::default(),
             publications: Publications::default(),
             config,
             clock,

@@ -361,6 +361,16 @@ impl Entry {
         h.version = version.unwrap_or(h.version);
     }
 
+    /// Makes an entry that came from elsewhere one of this cache: with a number, a version and a route of its own.
+    pub fn adopt(&mut self, seq: u64, version: u32, route: u16) {
+        if self.head().count.load(Ordering::Acquire) != 1 {
+            *self = self.duplicate();
+        }
+        // SAFETY: this is the only reference, and it is borrowed mutably.
+        let h = unsafe { self.0.as_mut() };
+        (h.seq, h.version, h.route) = (Seq::new(seq), version, route);
+    }
+
     #[inline]
     fn head(&self) -> &Head {
         // SAFETY: the allocation lives as long as this reference to it.
@@ -550,6 +560,13 @@ impl Entry {
         let prefix = (h.sizes.value() as u32).to_le_bytes();
         let head = self.head_with(h.sizes.with_value(RAW_LEN + value.len()), h.form | (algorithm as u8) << CODEC_SHIFT);
         Self::allocate(head, [self.key(), self.metadata(), self.links(), &prefix, value])
+    }
+
+    /// The same entry with its value, compressed until now, plain. Held by no tier.
+    pub fn inflated(&self, value: &[u8]) -> Self {
+        let h = self.head();
+        let head = self.head_with(h.sizes.with_value(value.len()), h.form & !CODEC);
+        Self::allocate(head, [self.key(), self.metadata(), self.links(), &[], value])
     }
 
     /// The same entry, its value being the compressed one of `other` as it stands there.

@@ -55,15 +55,27 @@ impl Engine {
         let Invalidation { target, soft, .. } = *invalidation;
         self.figures.counters.count(Counted::invalidation(target.kind()));
         if let Target::Key(key) = target {
-            let swept = if soft { self.outdate(key) } else { self.forget_value(key) };
+            let (swept, number) = if soft { self.outdate(key) } else { self.forget_value(key) };
+            if let Some(behind) = self.behind() {
+                if soft { behind.invalidated(target, true, number) } else { behind.gone(key, number) }
+            }
             self.figures.counters.count_n(Counted::Swept, u64::from(swept));
             if self.tells_invalidations() {
                 let text = invalidation.text.into();
                 let swept = u64::from(swept);
-                self.tell_invalidated(&Event::Invalidated { kind: target.kind(), text, soft, swept });
+                self.tell_invalidated(&Event::Invalidated { kind: target.kind(), text, soft, swept, remote: false });
             }
             return;
         }
+        let number = self.invalidate_here(invalidation, false);
+        if let Some(behind) = self.behind() {
+            behind.invalidated(target, soft, number);
+        }
+    }
+
+    /// Invalidates what is no single key, in this process. Its number.
+    pub(super) fn invalidate_here(&self, invalidation: &Invalidation<'_>, remote: bool) -> u64 {
+        let Invalidation { target, soft, .. } = *invalidation;
         let number = self.facts.invalidate(target, soft);
         self.stamps.shared_changed(&[self.slot_of(target)]);
         let told = self.tells_invalidations().then(|| Told {
@@ -71,8 +83,10 @@ impl Engine {
             kind: target.kind(),
             text: invalidation.text.into(),
             soft,
+            remote,
         });
         self.sweep_at(self.sweeper.want(told));
+        number
     }
 
     /// The slot that tells of a target.
@@ -86,14 +100,14 @@ impl Engine {
         }
     }
 
-    /// Takes a key's value away. Whether there was one.
-    fn forget_value(&self, key: &[u8]) -> bool {
+    /// Takes a key's value away. Whether there was one, and the number of that.
+    pub(super) fn forget_value(&self, key: &[u8]) -> (bool, u64) {
         let now = self.clock.now_millis();
         let hash = hash_key(key);
         let mut notices = Vec::new();
-        let removed = {
+        let (removed, number) = {
             let mut lock = self.flights.lock(key);
-            self.facts.next();
+            let number = self.facts.next();
             let was_loading = lock.attached().is_some();
             self.cut(&mut lock, &mut notices);
             let held = self.memory.remove(key).filter(|entry| entry.dead_at() > now);
@@ -102,18 +116,18 @@ impl Engine {
             }
             let removed = held.is_some_and(|entry| self.facts.judge_entry(&entry).hard == 0);
             self.key_gone(&mut lock, key, None);
-            removed
+            (removed, number)
         };
         self.cooldowns.lock().recovered(key);
         self.tell(notices);
-        removed
+        (removed, number)
     }
 
-    /// Ends the freshness of a key's value. Whether there was one.
-    fn outdate(&self, key: &[u8]) -> bool {
+    /// Ends the freshness of a key's value. Whether there was one, and the number of that.
+    pub(super) fn outdate(&self, key: &[u8]) -> (bool, u64) {
         let now = self.clock.now_millis();
         let mut lock = self.flights.lock(key);
-        self.facts.next();
+        let number = self.facts.next();
         if let Some(flight) = lock.attached() {
             flight.state.lock().outdated = true;
         }
@@ -124,7 +138,7 @@ impl Engine {
             self.memory.insert(found.entry.outdated());
         }
         self.key_changed(&mut lock, hash_key(key), true);
-        found.is_some()
+        (found.is_some(), number)
     }
 
     /// `child` is invalidated whenever `parent` is, or changes, from now on.
@@ -172,7 +186,7 @@ impl Engine {
     }
 
     /// Makes the parents among `links` known as such.
-    fn register_parents(&self, given: &[u8]) {
+    pub(super) fn register_parents(&self, given: &[u8]) {
         for (_, parent) in links::names(given).filter(|(role, _)| *role == Role::Parent) {
             let mut lock = self.flights.lock(parent);
             let changed = lock.recent().changes(hash_key(parent));

@@ -7,6 +7,7 @@ use super::{BatchEnd, Begin, Begun, Engine, Found, Landed, Loaded, Settled, Stor
 use crate::clock::{FOREVER, Millis};
 use crate::entry::{Ages, Entry, Freshness};
 use crate::invalidation::facts::Verdict;
+use crate::invalidation::target::Target;
 use crate::load::breaker::{self, Outcome, Permit};
 use crate::load::flights::{Flight, KeyLock, Phase, Plan, Token};
 use crate::load::queue::{Notice, Progress};
@@ -121,6 +122,7 @@ impl Engine {
             hard_timeout: begin.hard_timeout,
             batch: None,
         };
+        let positions = self.positions();
         let flight = Flight::new(key, plan, Phase::Running, self.facts.current(), began);
         if begin.parent != 0 {
             waits::wait(begin.parent, flight.token);
@@ -130,6 +132,7 @@ impl Engine {
             let mut state = flight.state.lock();
             state.join(&flight, begin.thread, since);
             state.permit = permit;
+            state.positions = positions;
             state.stale = stale.as_ref().map(|found| found.entry.clone());
         }
         let invalidated = self.was_invalidated(key, stale.as_ref(), lock, now);
@@ -262,11 +265,23 @@ impl Engine {
             let held = before.filter(|before| mark.hard == 0 && before.dead_at() > now);
             let other = held.is_some_and(|before| !tied.is_same(&before, &entry));
             self.key_stored(lock, &entry, mark, other);
+            if let Some(behind) = self.behind() {
+                let positions = std::mem::take(&mut flight.state.lock().positions);
+                behind.stored(&entry, Some(&positions));
+                if other && self.facts.is_parent(hash_key(&flight.key)) {
+                    // Elsewhere what depends on it is to go, too.
+                    behind.invalidated(&Target::Key((&*flight.key).into()), false, entry.seq());
+                }
+            }
             (Stored::Yes, dead_at)
         } else {
             // What was there is older than what could not be stored: it must not be served as if nothing had come.
             if self.memory.remove(&flight.key).is_some() {
                 self.key_gone(lock, &flight.key, None);
+            }
+            if let Some(behind) = self.behind() {
+                // Tiers may have more room.
+                behind.stored(&entry, Some(&flight.state.lock().positions.clone()));
             }
             (Stored::TooLarge { bytes }, FOREVER)
         }
@@ -334,6 +349,9 @@ impl Engine {
     /// What every end of a flight has in common: the breaker, the figures, those who waited.
     pub(super) fn ended(&self, flight: &Flight, ended: u64, outcome: Outcome) {
         waits::ended(flight.token);
+        if let Some(behind) = self.behind() {
+            behind.ended(flight.token);
+        }
         let (permit, started, waiting) = {
             let mut state = flight.state.lock();
             (state.permit.take(), state.started, std::mem::take(&mut state.waiting))

@@ -92,6 +92,12 @@ impl Engine {
     /// Stores a value as the next version of `name` and shows it, then removes versions so that `keep` are left: the new one,
     /// the one shown until now, and those of the highest numbers. What can be wrong is found before anything is changed.
     pub fn publish(&self, name: &[u8], value: &Value<'_>, keep: usize) -> Result<Shown, Error> {
+        self.publish_as(name, value, keep, 0)
+    }
+
+    /// As [`Engine::publish`], as that version at least: a number that a log shared by processes has given to nobody else; 0 for
+    /// none.
+    pub fn publish_as(&self, name: &[u8], value: &Value<'_>, keep: usize, number: u64) -> Result<Shown, Error> {
         let mut numbers = self.publications.lock(name);
         let before = self.pointer(name);
         let mut old = self.kept_versions(name);
@@ -100,7 +106,7 @@ impl Engine {
             Some(pointer) => pointer.highest.max(numbers.given.get(&hash_key(name)).copied().unwrap_or(0)),
             None => numbers.highest(hash_key(name)),
         };
-        let version = given.max(old.last().copied().unwrap_or(0)) + 1;
+        let version = number.max(given.max(old.last().copied().unwrap_or(0)) + 1);
         let content = self.prepare(&content_key(name, version), value)?;
         let (pointer, shown) = self.prepare_pointer(name, version, version, value)?;
         numbers.gave(hash_key(name), version);

@@ -10,6 +10,9 @@ impl Engine {
     /// Looks a key up for a get: a fresh or stale value counts as a hit and as a use. Where there is none, `give_up` tells
     /// that nothing will be loaded, and a miss is counted under `route`.
     pub fn lookup(&self, key: &[u8], give_up: Option<u16>) -> Option<Found> {
+        if let Some(behind) = self.behind() {
+            behind.catch_up(self);
+        }
         let began = self.clock.now_nanos();
         let found = self.memory.get(key).and_then(|entry| self.judge(entry, began / 1_000_000));
         match found {
@@ -18,16 +21,23 @@ impl Engine {
                 Some(found)
             }
             _ => {
-                if let Some(route) = give_up {
-                    self.figures.counters.route(RouteEvent::Miss, route);
+                let found = self.seek_now(key, began / 1_000_000);
+                if give_up.is_some() || found.is_some() {
+                    self.figures.counters.route(RouteEvent::Miss, give_up.unwrap_or(0));
                 }
-                None
+                found.map(|mut found| {
+                    self.judge_refresh(&mut found, began / 1_000_000);
+                    found
+                })
             }
         }
     }
 
     /// The entry of a key, if it may be served at least when a load fails. Counts nothing.
     pub fn peek(&self, key: &[u8]) -> Option<Found> {
+        if let Some(behind) = self.behind() {
+            behind.catch_up(self);
+        }
         self.peek_at(key, self.clock.now_millis())
     }
 

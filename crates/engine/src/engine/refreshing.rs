@@ -94,6 +94,7 @@ impl Engine {
             }
             let mut state = flight.state.lock();
             state.phase = Phase::Running;
+            state.positions = self.positions();
             state.seq = self.facts.current();
             state.outdated = false;
             state.started = began;

@@ -3,7 +3,7 @@
 use super::{Engine, Event};
 use crate::clock::{FOREVER, Millis};
 use crate::entry::Entry;
-use crate::invalidation::sweep::{MOST_MARKERS, PAUSE_FACTOR, Pass, Step};
+use crate::invalidation::sweep::{MOST_MARKERS, PAUSE_FACTOR, Pass, Step, Told};
 use crate::memory::{Walk, hash_key};
 use crate::stats::counters::Event as Counted;
 
@@ -91,7 +91,8 @@ impl Engine {
         // It may have been replaced meanwhile: what is there now is judged, and under the key's lock it stays.
         let mut lock = self.flights.lock(entry.key());
         let Some(entry) = self.memory.peek(entry.key()) else { return };
-        let mark = self.facts.judge_entry(&entry);
+        let verdict = self.facts.judge(entry.key(), entry.links(), entry.seq());
+        let mark = verdict.mark;
         let fact = if mark.hard > 0 {
             self.memory.remove(entry.key());
             lock.recent().invalidated(hash_key(entry.key()));
@@ -99,10 +100,11 @@ impl Engine {
             mark.hard
         } else if mark.soft > 0 {
             let outdated = entry.outdated();
-            outdated.lift(mark.soft);
+            outdated.lift(verdict.as_of);
             self.memory.insert(outdated);
             mark.soft
         } else {
+            entry.lift(verdict.as_of);
             return;
         };
         *pass.swept.entry(fact).or_default() += 1;
@@ -116,8 +118,8 @@ impl Engine {
         let now = self.clock.now_millis();
         let (told, due) = self.sweeper.finish(pass, now, self.facts.parents(), kept);
         for (told, swept) in told {
-            let (kind, text, soft) = (told.kind, told.text, told.soft);
-            self.tell_invalidated(&Event::Invalidated { kind, text, soft, swept });
+            let Told { kind, text, soft, remote, .. } = told;
+            self.tell_invalidated(&Event::Invalidated { kind, text, soft, swept, remote });
         }
         self.sweep_at(due);
     }
@@ -125,12 +127,12 @@ impl Engine {
     /// Drops the markers that nothing in memory, and no load, is older than. Whether some had to stay for the sake of loads.
     fn drop_markers(&self, clean: u64) -> bool {
         let oldest = self.flights.oldest().unwrap_or(u64::MAX);
-        self.facts.drop_until(clean.min(oldest), false);
+        self.facts.drop_until(clean.min(oldest));
         if oldest >= clean {
             return false;
         }
         if self.facts.sizes().markers > MOST_MARKERS {
-            self.facts.drop_until(clean, true);
+            self.facts.drop_until(clean);
             return false;
         }
         self.facts.sizes().markers > 0

@@ -62,6 +62,8 @@ impl Engine {
             // Under the key's lock, as all that changes what is stored: nothing newer is overwritten.
             let _lock = self.flights.lock(key);
             if self.memory.peek(key).is_some_and(|now| now.is(&entry)) {
+                // It may have outlived something meanwhile.
+                compressed.lift(entry.seq());
                 // The plain one may be evicted between the two; then the compressed one ends by itself.
                 let dead_at = compressed.dead_at();
                 self.memory.insert(compressed);

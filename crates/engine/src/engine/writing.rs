@@ -44,6 +44,9 @@ impl Engine {
             self.cut(&mut lock, &mut notices);
             self.memory.insert(entry.clone());
             self.key_stored(&mut lock, &entry, Mark::default(), true);
+            if let Some(behind) = self.behind() {
+                behind.stored(&entry, None);
+            }
         }
         self.cooldowns.lock().recovered(&key);
         self.expects_expiry(dead_at);
@@ -57,10 +60,13 @@ impl Engine {
         let mut notices = Vec::new();
         let removed = {
             let mut lock = self.flights.lock(key);
-            self.facts.next();
+            let number = self.facts.next();
             self.cut(&mut lock, &mut notices);
             let removed = self.memory.remove(key);
             self.key_gone(&mut lock, key, None);
+            if let Some(behind) = self.behind() {
+                behind.gone(key, number);
+            }
             removed
         };
         self.cooldowns.lock().recovered(key);

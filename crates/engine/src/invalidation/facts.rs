@@ -34,7 +34,7 @@ pub struct Facts {
 struct State {
     markers: Markers,
     dependencies: Dependencies,
-    /// Markers up to here have been dropped although something older may turn up: that counts as cut.
+    /// Markers up to here have been dropped: what is older counts as cut.
     floor: u64,
     /// The sweep under way, or the last.
     pass: u32,
@@ -152,6 +152,10 @@ impl Facts {
 
     fn judge_older(&self, entry: &Entry, seq: u64) -> Mark {
         let verdict = self.judge(entry.key(), entry.links(), seq);
+        // The sweep has found meanwhile that it outlived all, and dropped what could have told.
+        if verdict.mark.hard > 0 && entry.seq() > seq {
+            return self.judge_entry(entry);
+        }
         if verdict.mark == Mark::default() {
             entry.lift(verdict.as_of);
         }
@@ -256,13 +260,12 @@ impl Facts {
         }
     }
 
-    /// Drops the markers up to `until`: nothing older is left, or what is counts as `cut` without being looked at.
-    pub fn drop_until(&self, until: u64, cut: bool) {
+    /// Drops the markers up to `until`: nothing older is left. What turns up all the same, found by a reader before the sweep took it away and
+    /// judged after, or brought by a load that was not waited for, counts as cut.
+    pub fn drop_until(&self, until: u64) {
         let mut state = self.state.write();
         state.markers.drop_until(until);
-        if cut {
-            state.floor = state.floor.max(until);
-        }
+        state.floor = state.floor.max(until);
     }
 
     /// Forgets the parents that nothing names, as the sweep `pass` has seen, and that have not changed since `until`.

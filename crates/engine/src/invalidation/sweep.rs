@@ -43,6 +43,8 @@ pub struct Told {
     /// The target as the user wrote it.
     pub text: Arc<str>,
     pub soft: bool,
+    /// Another process has invalidated it.
+    pub remote: bool,
 }
 
 /// What is known of sweeps.

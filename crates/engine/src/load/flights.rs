@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Millis;
-use crate::engine::ThreadId;
+use crate::engine::{Positions, ThreadId};
 use crate::entry::Entry;
 use crate::invalidation::recent::Recent;
 use crate::load::breaker::OriginId;
@@ -68,6 +68,8 @@ pub struct FlightState {
     pub phase: Phase,
     /// The log's number seen before the fetcher began.
     pub seq: u64,
+    /// How far the logs of tiers were known then.
+    pub positions: Positions,
     /// When the fetcher began, in nanoseconds of the engine's clock.
     pub started: u64,
     /// When its hard timeout passes; [`FOREVER`](crate::clock::FOREVER) once that has been told.
@@ -109,6 +111,7 @@ impl Flight {
             state: Mutex::new(FlightState {
                 phase,
                 seq,
+                positions: Positions::new(),
                 started,
                 deadline: (started / 1_000_000).saturating_add(plan.hard_timeout),
                 stale: None,
@@ -197,11 +200,12 @@ impl FlightTable {
 
     /// The least number of a load that runs and may yet be stored.
     pub fn oldest(&self) -> Option<u64> {
-        let running = |flight: &Flight| {
+        let running = |flight: Arc<Flight>| {
             let state = flight.state.lock();
             (state.phase == Phase::Running).then_some(state.seq)
         };
-        self.by_token.iter().filter_map(|flight| running(&flight)).min()
+        // Not within the walk: that holds a lock of the table, which those who end a flight take while they hold its state.
+        self.all().into_iter().filter_map(running).min()
     }
 
     /// Waits until whoever holds a key's lock has let go of it once.

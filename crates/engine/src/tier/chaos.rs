@@ -141,4 +141,12 @@ impl Tier for Chaos {
     fn leases(&self) -> Option<&dyn Leases> {
         self.tier.leases()
     }
+
+    fn plain_below(&self) -> usize {
+        self.tier.plain_below()
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.tier.is_awaited()
+    }
 }

@@ -120,6 +120,13 @@ impl Guarded {
         }
     }
 
+    /// It is said to be well again: the next call is the trial, whatever is left of the rest.
+    pub fn wake(&self) {
+        if let Some(until) = &mut self.state.lock().until {
+            *until = Instant::now();
+        }
+    }
+
     fn admit(&self) -> Result<Trial<'_>, TierError> {
         let mut state = self.state.lock();
         let Some(until) = state.until else { return Ok(Trial { guarded: self, on_trial: false }) };
@@ -287,5 +294,13 @@ impl Tier for Guarded {
 
     fn leases(&self) -> Option<&dyn Leases> {
         self.tier.leases()
+    }
+
+    fn plain_below(&self) -> usize {
+        self.tier.plain_below()
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.tier.is_awaited()
     }
 }

@@ -36,6 +36,9 @@ pub trait Watcher: Send + Sync {
     /// outdated. What [`super::Tier::read_markers`] gives from now on is whole again.
     fn missed(&self);
 
+    /// The tier can be reached again after it could not.
+    fn returned(&self);
+
     /// Something went wrong that nobody waited for.
     fn failed(&self, error: &TierError, key: Option<&Key>);
 }

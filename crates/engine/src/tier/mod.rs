@@ -25,10 +25,13 @@ mod error;
 mod fact;
 mod guarded;
 mod lease;
+mod ledger;
 mod log;
 pub mod memory;
+mod outbox;
 mod record;
 mod runtime;
+mod stack;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +44,7 @@ pub use self::lease::{Lease, Leases};
 pub use self::log::{Position, SharedLog, Told, Watcher};
 pub use self::record::{Found, Put, PutOf, Record};
 pub use self::runtime::Runtime;
+pub use self::stack::{Behindhand, Layer, Tiers};
 
 /// What a call of a tier gives, once it is awaited on a [`Runtime`]. Dropping it gives up waiting; what the call was to change
 /// may change all the same.
@@ -131,6 +135,16 @@ pub trait Tier: Send + Sync + 'static {
     /// Its leases, if it gives any.
     fn leases(&self) -> Option<&dyn Leases> {
         None
+    }
+
+    /// Values of fewer bytes are better put plain, though the cache would compress them.
+    fn plain_below(&self) -> usize {
+        0
+    }
+
+    /// Whether who writes waits until it has the record, since others read it from the moment they are told.
+    fn is_awaited(&self) -> bool {
+        false
     }
 
     /// Looks a key up on the calling thread, where that takes a few microseconds and waits for nothing: none where it cannot be

@@ -63,7 +63,13 @@ fn what_is_swept_is_told_with_the_number_of_entries() {
     invalidate(&w, "#high", true);
     assert!(w.events().is_empty());
     sweep(&w);
-    let told = |text: &str, soft, swept| Event::Invalidated { kind: TargetKind::Tag, text: text.into(), soft, swept };
+    let told = |text: &str, soft, swept| Event::Invalidated {
+        kind: TargetKind::Tag,
+        text: text.into(),
+        soft,
+        swept,
+        remote: false,
+    };
     assert_eq!(w.events(), [told("#low", false, 30), told("#high", true, 70)]);
     let stats = w.engine.stats();
     assert_eq!((stats.entries, stats.totals.swept, stats.totals.invalidations()), (70, 100, 2));
@@ -138,4 +144,17 @@ fn a_child_whose_parent_was_evicted_falls_with_the_parents_tag() {
     put_tied(&w, "child", &[(Role::Parent, "parent")]);
     invalidate(&w, "#t", false);
     assert!(w.get("child").is_none());
+}
+
+#[test]
+fn what_a_reader_holds_while_it_is_swept_and_its_marker_dropped_counts_as_cut() {
+    let w = World::new(config());
+    put_tied(&w, "k", &[(Role::Tag, "t")]);
+    put_tied(&w, "other", &[(Role::Tag, "u")]);
+    let (held, other) = (w.get("k").unwrap().entry, w.get("other").unwrap().entry);
+    invalidate(&w, "#t", false);
+    sweep(&w);
+    assert_eq!(w.engine.facts().markers, 0);
+    assert!(!w.engine.is_valid(&held), "found before the sweep, judged after it");
+    assert!(w.engine.is_valid(&other), "what outlived the sweep is as good as before");
 }

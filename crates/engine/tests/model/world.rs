@@ -909,6 +909,8 @@ impl World {
                     }
                     // To all threads alike.
                     Event::Idle | Event::Breaker { .. } | Event::Evicted { .. } | Event::Invalidated { .. } => {}
+                    // Nothing is behind memory here.
+                    Event::Sought(_) | Event::Delivered { .. } | Event::Ailing(_) => unreachable!(),
                 }
             }
         }

@@ -1,0 +1,322 @@
+//! What is on its way to one tier: writes, deletes and facts, in the order in which they happened.
+//!
+//! One call at a time, so that the tier sees them in that order; neighbours of one kind go together. Of a key only the last write is kept. A
+//! call that fails because the tier is not well is made again, after its rest, until it succeeds: what was invalidated is never given up. A
+//! record that the tier refuses is reported and left out.
+//!
+//! Bounded: beyond [`MOST`] operations or [`MOST_BYTES`] the oldest records are given up, and what the tier may have under their keys is deleted
+//! instead where a user wrote them; where even deletes are too many, one fact takes the place of all: everything is invalidated.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Fact, Guarded, Key, Put, PutOf, Record, Rest, Tier, TierError, TierErrorKind, ledger};
+use crate::clock::FOREVER;
+use crate::entry::Entry;
+use crate::invalidation::target::Target;
+
+/// Operations that wait at most, and the bytes of their records.
+pub const MOST: usize = 100_000;
+pub const MOST_BYTES: usize = 256 << 20;
+
+/// Operations of one call, and the bytes of their records.
+const AT_ONCE: usize = 1_000;
+const BYTES_AT_ONCE: usize = 8 << 20;
+
+/// How often a tier that rests is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// One thing that has happened.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Brought by a load that began at that place of the tier's log, or written.
+    Put {
+        entry: Entry,
+        load: Option<(u64, u64)>,
+    },
+    Delete,
+    Mark(Fact),
+}
+
+struct Pending {
+    op: Op,
+    key: Option<Key>,
+    bytes: usize,
+}
+
+/// What is known of a key before the tier has it.
+#[derive(Debug, Clone)]
+pub enum Known {
+    Entry(Entry),
+    Gone,
+}
+
+struct Receipt {
+    up_to: u64,
+    sender: oneshot::Sender<Result<(), TierError>>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: BTreeMap<u64, Pending>,
+    by_key: HashMap<Key, u64>,
+    /// Facts among them.
+    facts: BTreeMap<u64, Target>,
+    last: u64,
+    bytes: usize,
+    receipts: Vec<Receipt>,
+    /// Why the last call failed, while it is to be made again.
+    trouble: Option<TierError>,
+}
+
+/// The writes of one tier.
+pub struct Outbox {
+    state: Mutex<State>,
+    changed: Notify,
+    ended: AtomicBool,
+}
+
+/// What the sender needs from outside: how an entry becomes a record, and who is told of what failed.
+pub trait Post: Send + Sync {
+    /// The record of an entry, for this tier; of a load in a log's epoch and number, if it has one.
+    fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record;
+    /// A record was refused, or given up.
+    fn failed(&self, error: &TierError, key: Option<&Key>);
+    /// A fact has reached the tier.
+    fn landed(&self, fact: &Fact);
+}
+
+impl State {
+    fn push(&mut self, op: Op, key: Option<Key>) {
+        self.last += 1;
+        let bytes = match &op {
+            Op::Put { entry, .. } => entry.allocated(),
+            _ => 0,
+        };
+        if let Some(key) = &key
+            && let Some(before) = self.by_key.insert(Arc::clone(key), self.last)
+            && let Some(before) = self.queue.remove(&before)
+        {
+            self.bytes -= before.bytes;
+        }
+        if let Op::Mark(fact) = &op {
+            self.facts.insert(self.last, fact.target.clone());
+        }
+        self.bytes += bytes;
+        self.queue.insert(self.last, Pending { op, key, bytes });
+    }
+
+    fn take_out(&mut self, number: u64) -> Option<Pending> {
+        let pending = self.queue.remove(&number)?;
+        self.bytes -= pending.bytes;
+        self.facts.remove(&number);
+        if let Some(key) = &pending.key
+            && self.by_key.get(key) == Some(&number)
+        {
+            self.by_key.remove(key);
+        }
+        Some(pending)
+    }
+
+    /// Gives up the oldest records until there is room; those that are lost.
+    fn make_room(&mut self) -> Vec<Key> {
+        let mut lost = Vec::new();
+        if self.queue.len() <= MOST && self.bytes <= MOST_BYTES {
+            return lost;
+        }
+        let numbers: Vec<u64> = self.queue.keys().copied().collect();
+        for number in numbers {
+            if self.queue.len() <= MOST * 9 / 10 && self.bytes <= MOST_BYTES * 9 / 10 {
+                return lost;
+            }
+            let Some(pending) = self.queue.get_mut(&number) else { continue };
+            let Op::Put { load, .. } = &pending.op else { continue };
+            let written = load.is_none();
+            lost.extend(pending.key.clone());
+            if written {
+                self.bytes -= std::mem::take(&mut pending.bytes);
+                pending.op = Op::Delete;
+            } else {
+                self.take_out(number);
+            }
+        }
+        if self.queue.len() > MOST {
+            // Nothing but deletes and facts: one says it all.
+            let at = super::unix_now();
+            self.queue.clear();
+            self.by_key.clear();
+            self.facts.clear();
+            self.bytes = 0;
+            self.push(Op::Mark(Fact { target: Target::All, soft: false, seq: 0, epoch: 0, at, until: FOREVER }), None);
+        }
+        lost
+    }
+
+    fn settle_receipts(&mut self) {
+        let first = self.queue.keys().next().copied().unwrap_or(u64::MAX);
+        for receipt in self.receipts.extract_if(.., |receipt| receipt.up_to < first) {
+            // Whoever has let go is not there any more.
+            let _ = receipt.sender.send(Ok(()));
+        }
+    }
+
+    fn fail_receipts(&mut self, error: &TierError) {
+        self.trouble = Some(error.clone());
+        for receipt in self.receipts.drain(..) {
+            let _ = receipt.sender.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), ended: AtomicBool::new(false) }
+    }
+}
+
+impl Outbox {
+    /// Hands something over. What had to be given up for it.
+    pub fn push(&self, op: Op, key: Option<Key>) -> Vec<Key> {
+        let lost = {
+            let mut state = self.state.lock();
+            state.push(op, key);
+            state.make_room()
+        };
+        self.changed.notify_one();
+        lost
+    }
+
+    /// What was handed over of a key and has not arrived.
+    pub fn known(&self, key: &[u8]) -> Option<Known> {
+        let state = self.state.lock();
+        let pending = state.queue.get(state.by_key.get(key)?)?;
+        match &pending.op {
+            Op::Put { entry, .. } => Some(Known::Entry(entry.clone())),
+            Op::Delete => Some(Known::Gone),
+            Op::Mark(_) => None,
+        }
+    }
+
+    /// Whether a record is covered by a fact that has not arrived.
+    pub fn cuts(&self, record: &Record) -> bool {
+        self.state.lock().facts.values().any(|target| ledger::covers(target, record))
+    }
+
+    /// How much is on its way.
+    pub fn len(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
+    /// Waits until all that was handed over has arrived, or the tier turns out not to be well.
+    pub fn receipt(&self) -> Option<oneshot::Receiver<Result<(), TierError>>> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        match &state.trouble {
+            Some(trouble) => _ = sender.send(Err(trouble.clone())),
+            None => {
+                let up_to = state.last;
+                state.receipts.push(Receipt { up_to, sender });
+            }
+        }
+        Some(receiver)
+    }
+
+    /// Ends the sender. What is left is lost.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.state.lock().fail_receipts(&TierError::closed());
+        self.changed.notify_one();
+    }
+
+    /// Sends what comes, until [`Outbox::end`].
+    pub async fn run(&self, tier: &Guarded, post: &dyn Post) {
+        while !self.ended.load(Ordering::SeqCst) {
+            let batch = self.batch();
+            if batch.is_empty() {
+                self.changed.notified().await;
+                continue;
+            }
+            if let Err(error) = self.send(tier, post, batch).await {
+                self.state.lock().fail_receipts(&error);
+                tokio::time::sleep(LOOK).await;
+                while tier.rest() == Rest::Open && !self.ended.load(Ordering::SeqCst) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            } else {
+                let mut state = self.state.lock();
+                state.trouble = None;
+                state.settle_receipts();
+            }
+        }
+    }
+
+    /// The first of the queue, and its neighbours of the same kind.
+    fn batch(&self) -> Vec<(u64, Op, Option<Key>)> {
+        let state = self.state.lock();
+        let mut batch: Vec<(u64, Op, Option<Key>)> = Vec::new();
+        let mut bytes = 0;
+        for (number, pending) in &state.queue {
+            bytes += pending.bytes;
+            let fits = batch.len() < AT_ONCE && bytes <= BYTES_AT_ONCE;
+            let same = |first: &Op| {
+                matches!((first, &pending.op), (Op::Put { .. }, Op::Put { .. }) | (Op::Delete, Op::Delete))
+            };
+            if batch.first().is_some_and(|(_, first, _)| !fits || !same(first)) {
+                break;
+            }
+            batch.push((*number, pending.op.clone(), pending.key.clone()));
+        }
+        batch
+    }
+
+    /// Makes one call. An error is that of the tier as a whole.
+    async fn send(&self, tier: &Guarded, post: &dyn Post, batch: Vec<(u64, Op, Option<Key>)>) -> Result<(), TierError> {
+        let numbers: Vec<u64> = batch.iter().map(|(number, ..)| *number).collect();
+        let keys: Vec<Option<Key>> = batch.iter().map(|(.., key)| key.clone()).collect();
+        let first = batch.first().map(|(_, op, _)| op.clone());
+        let answers = match first {
+            None => return Ok(()),
+            Some(Op::Put { .. }) => {
+                let puts = batch
+                    .iter()
+                    .filter_map(|(_, op, _)| match op {
+                        Op::Put { entry, load } => Some(Put {
+                            record: post.record(entry, *load),
+                            of: if load.is_some() { PutOf::Load } else { PutOf::Write },
+                        }),
+                        _ => None,
+                    })
+                    .collect();
+                tier.put_many(puts).await
+            }
+            Some(Op::Delete) => tier.delete_many(keys.iter().flatten().cloned().collect()).await,
+            Some(Op::Mark(fact)) => {
+                let answer = tier.write_marker(fact.clone()).await;
+                if answer.is_ok() {
+                    post.landed(&fact);
+                }
+                vec![answer]
+            }
+        };
+        let mut ill = None;
+        for ((number, key), answer) in numbers.iter().zip(&keys).zip(answers) {
+            match answer {
+                Err(error) if error.kind.is_illness() || error.kind == TierErrorKind::Closed => ill = Some(error),
+                Err(error) => {
+                    post.failed(&error, key.as_ref());
+                    self.state.lock().take_out(*number);
+                }
+                Ok(()) => _ = self.state.lock().take_out(*number),
+            }
+        }
+        ill.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,678 @@
+//! The tiers of one cache, one behind the other: what stands [behind](Behind) the memory tier.
+//!
+//! Each tier has its guard, its [ledger](super::ledger) of facts and its [outbox](super::outbox). A look-up asks them in their order; what is
+//! found goes to the nearer ones. What is written, deleted or invalidated goes to all. What the log of a tier tells of others is applied in
+//! memory, and passed on to the tiers that are nearer: those that are farther hear of it from whoever did it.
+//!
+//! Nothing that a tier holds is served before its facts of earlier times are known.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::ledger::Ledger;
+use super::outbox::{Known, Op, Outbox, Post};
+use super::{
+    Fact, Guarded, Key, Lease, Page, Record, Rest, Runtime, Tier, TierError, TierFigures, Told, Watcher, text_of,
+    unix_now,
+};
+use crate::clock::FOREVER;
+use crate::codec::workshop::Tools;
+use crate::engine::{Behind, Engine, Event, Positions, Seek, ThreadId, Trouble};
+use crate::entry::{Entry, Freshness};
+use crate::invalidation::markers::Mark;
+use crate::invalidation::target::Target;
+use crate::load::flights::Token;
+
+/// How long a fact is kept by a tier, at least: 30 days in milliseconds. Longer where an entry that it could cut lives longer.
+const KEPT: u64 = 30 * 24 * 3_600_000;
+
+/// Between two attempts to read the facts of earlier times.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a lease is waited for at most.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// One tier, to be opened.
+pub struct Layer {
+    pub tier: Arc<dyn Tier>,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// What a call that is answered later has come to.
+#[derive(Debug)]
+pub enum Behindhand {
+    Page(Result<Page, TierError>),
+    Version(Result<u64, TierError>),
+}
+
+struct Slot {
+    index: usize,
+    name: Arc<str>,
+    guarded: Guarded,
+    ledger: Mutex<Ledger>,
+    outbox: Outbox,
+    /// The facts of earlier times are known.
+    ready: watch::Sender<bool>,
+    /// How long that is waited for.
+    patience: Duration,
+    tools: Mutex<Tools>,
+    shared: Weak<Tiers>,
+}
+
+/// See the module.
+pub struct Tiers {
+    runtime: Arc<Runtime>,
+    engine: Weak<Engine>,
+    /// The log that this process's own numbers are of.
+    epoch: u64,
+    slots: Box<[Arc<Slot>]>,
+    /// The latest end of any entry that passed, in milliseconds since the UNIX epoch.
+    longest: AtomicU64,
+    leases: Mutex<HashMap<Token, Box<dyn Send + Sync>>>,
+    results: Mutex<HashMap<u64, Behindhand>>,
+    last_receipt: AtomicU64,
+}
+
+impl Tiers {
+    /// Puts tiers behind an engine, the nearest first.
+    pub fn open(engine: &Arc<Engine>, runtime: Arc<Runtime>, layers: Vec<Layer>) -> Arc<Self> {
+        let epoch = fastrand::u64(1..);
+        let tiers = Arc::new_cyclic(|shared: &Weak<Self>| {
+            let slot = |(index, layer): (usize, Layer)| {
+                Arc::new(Slot {
+                    index,
+                    name: layer.tier.name().into(),
+                    patience: layer.timeout,
+                    guarded: Guarded::new(layer.tier, layer.timeout),
+                    ledger: Mutex::new(Ledger::new(epoch)),
+                    outbox: Outbox::default(),
+                    ready: watch::Sender::new(false),
+                    tools: Mutex::default(),
+                    shared: Weak::clone(shared),
+                })
+            };
+            Self {
+                runtime,
+                engine: Arc::downgrade(engine),
+                epoch,
+                slots: layers.into_iter().enumerate().map(slot).collect(),
+                longest: AtomicU64::new(0),
+                leases: Mutex::default(),
+                results: Mutex::default(),
+                last_receipt: AtomicU64::new(0),
+            }
+        });
+        for slot in &tiers.slots {
+            if let Some(log) = slot.guarded.log() {
+                let watcher: Weak<dyn Watcher> = Arc::downgrade(slot) as Weak<dyn Watcher>;
+                log.watch(watcher);
+            }
+            let sender = Arc::clone(slot);
+            tiers.runtime.handle().spawn(async move { sender.outbox.run(&sender.guarded, &*sender).await });
+            tiers.learn(slot);
+        }
+        engine.set_behind(Arc::clone(&tiers) as Arc<dyn Behind>);
+        tiers
+    }
+
+    /// Has the facts of earlier times read.
+    fn learn(&self, slot: &Arc<Slot>) {
+        let slot = Arc::clone(slot);
+        self.runtime.handle().spawn(async move {
+            loop {
+                if slot.shared.upgrade().is_none() {
+                    return;
+                }
+                if let Ok(facts) = slot.guarded.read_markers(0).await {
+                    let mut ledger = slot.ledger.lock();
+                    if let Some(log) = slot.guarded.log()
+                        && log.position().epoch != ledger.epoch()
+                    {
+                        *ledger = Ledger::new(log.position().epoch);
+                    }
+                    facts.iter().for_each(|fact| ledger.note(fact));
+                    drop(ledger);
+                    slot.ready.send_replace(true);
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
+
+    fn next_receipt(&self) -> u64 {
+        self.last_receipt.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Tells a thread by [`Event::Delivered`] when all that was handed over so far has reached the tiers; `all`: not only those
+    /// that writers wait for. 0: it has.
+    pub fn receipt(&self, thread: ThreadId, all: bool) -> u64 {
+        let waited = self.slots.iter().filter(|slot| all || slot.guarded.is_awaited());
+        let waits: Vec<_> = waited.filter_map(|slot| Some((Arc::clone(&slot.name), slot.outbox.receipt()?))).collect();
+        if waits.is_empty() {
+            return 0;
+        }
+        let receipt = self.next_receipt();
+        let engine = Weak::clone(&self.engine);
+        self.runtime.handle().spawn(async move {
+            let mut trouble = None;
+            for (tier, wait) in waits {
+                let error = match wait.await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => error,
+                    Err(_) => TierError::closed(),
+                };
+                trouble.get_or_insert(Trouble { tier, message: error.message.as_ref().into(), key: None });
+            }
+            tell(&engine, thread, receipt, trouble);
+        });
+        receipt
+    }
+
+    /// Waits, until then, for everything to land in every tier; `close`: and closes them. [`Event::Delivered`] tells.
+    pub fn flush(self: &Arc<Self>, thread: ThreadId, within: Duration, close: bool) -> u64 {
+        let receipt = self.next_receipt();
+        let tiers = Arc::clone(self);
+        let deadline = Instant::now() + within.min(Duration::from_secs(365 * 24 * 3600));
+        self.runtime.handle().spawn(async move {
+            let mut trouble = None;
+            for slot in &tiers.slots {
+                if let Err(error) = slot.finish(deadline, close).await {
+                    trouble.get_or_insert(slot.trouble(&error, None));
+                }
+            }
+            tell(&tiers.engine, thread, receipt, trouble);
+        });
+        receipt
+    }
+
+    /// What each tier has counted, and whether its log is known.
+    pub fn figures(&self) -> Vec<(Arc<str>, TierFigures)> {
+        let of = |slot: &Arc<Slot>| {
+            let mut figures = slot.guarded.figures();
+            figures.pending += slot.outbox.len();
+            (Arc::clone(&slot.name), figures)
+        };
+        self.slots.iter().map(of).collect()
+    }
+
+    fn slot(&self, name: &str) -> Option<&Arc<Slot>> {
+        self.slots.iter().find(|slot| *slot.name == *name)
+    }
+
+    /// Lists keys of a tier; [`Event::Delivered`] tells when [`Tiers::take`] has them. 0: there is no such tier.
+    pub fn list(
+        self: &Arc<Self>,
+        thread: ThreadId,
+        tier: &str,
+        prefix: &[u8],
+        limit: usize,
+        cursor: Option<String>,
+    ) -> u64 {
+        let Some(slot) = self.slot(tier).cloned() else { return 0 };
+        let prefix = prefix.to_vec();
+        self.later(thread, async move { Behindhand::Page(slot.guarded.list(prefix, limit, cursor).await) })
+    }
+
+    /// Asks the nearest log for the next number of a counter, above that one; as [`Tiers::list`]. 0: there is no log.
+    pub fn next_version(self: &Arc<Self>, thread: ThreadId, name: &[u8], above: u64) -> u64 {
+        // The farthest one: it is shared by most.
+        let Some(slot) = self.slots.iter().rev().find(|slot| slot.guarded.log().is_some()).cloned() else { return 0 };
+        let name: Key = name.into();
+        self.later(thread, async move {
+            Behindhand::Version(match slot.guarded.log() {
+                Some(log) => log.next_version(name, above).await,
+                None => Err(TierError::closed()),
+            })
+        })
+    }
+
+    fn later(self: &Arc<Self>, thread: ThreadId, call: impl Future<Output = Behindhand> + Send + 'static) -> u64 {
+        let receipt = self.next_receipt();
+        let tiers = Arc::clone(self);
+        self.runtime.handle().spawn(async move {
+            let result = call.await;
+            tiers.results.lock().insert(receipt, result);
+            if !tell(&tiers.engine, thread, receipt, None) {
+                tiers.results.lock().remove(&receipt);
+            }
+        });
+        receipt
+    }
+
+    /// What a call has come to, once.
+    pub fn take(&self, receipt: u64) -> Option<Behindhand> {
+        self.results.lock().remove(&receipt)
+    }
+
+    /// Whether loads are to look here first.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    // ------------------------------------------------------------ looking
+
+    async fn look(self: Arc<Self>, seeks: Vec<Seek>) {
+        let positions = self.positions();
+        let mut found: Vec<Option<Entry>> = seeks.iter().map(|_| None).collect();
+        let mut open: Vec<usize> = (0..seeks.len()).collect();
+        for slot in &self.slots {
+            let asked: Vec<usize> =
+                open.iter().copied().filter(|n| !seeks[*n].fresh_only || slot.guarded.log().is_some()).collect();
+            let keys = asked.iter().map(|n| Arc::clone(&seeks[*n].key)).collect();
+            for (n, entry) in asked.into_iter().zip(slot.get(keys).await) {
+                let Some(entry) = entry else { continue };
+                let Some(engine) = self.engine.upgrade() else { return };
+                let freshness = entry.freshness(engine.clocks().now);
+                let enough = match freshness {
+                    Freshness::Fresh => !entry.is_outdated() || !seeks[n].fresh_only,
+                    Freshness::Stale => !seeks[n].fresh_only,
+                    Freshness::OnError | Freshness::Dead => false,
+                };
+                if enough {
+                    self.refill(slot.index, &entry, &positions);
+                    open.retain(|other| *other != n);
+                }
+                if enough || freshness == Freshness::OnError && found[n].is_none() && !seeks[n].fresh_only {
+                    found[n] = Some(entry);
+                }
+            }
+            if open.is_empty() {
+                break;
+            }
+        }
+        for (n, seek) in seeks.into_iter().enumerate() {
+            let found = found[n].take();
+            if seek.loads && open.contains(&n) && self.slots.iter().any(|slot| slot.guarded.leases().is_some()) {
+                let tiers = Arc::clone(&self);
+                self.runtime.handle().spawn(async move { tiers.lease(seek, found).await });
+            } else if let Some(engine) = self.engine.upgrade() {
+                engine.sought(seek.token, found);
+            }
+        }
+    }
+
+    /// Puts what was found in a tier into the nearer ones.
+    fn refill(&self, index: usize, entry: &Entry, positions: &Positions) {
+        for slot in &self.slots[..index] {
+            slot.push(Op::Put { entry: entry.clone(), load: Some(positions[slot.index]) }, Some(entry.key().into()));
+        }
+    }
+
+    /// Waits for the right to load a key that no tier has, or for the value that another process loads.
+    async fn lease(self: Arc<Self>, seek: Seek, found: Option<Entry>) {
+        let deadline = Instant::now() + LEASE;
+        let Some(slot) = self.slots.iter().find(|slot| slot.guarded.leases().is_some()) else { return };
+        let mut found = found;
+        while slot.guarded.rest() == Rest::Closed
+            && let Some(leases) = slot.guarded.leases()
+        {
+            match timeout_at(deadline, leases.acquire(Arc::clone(&seek.key))).await {
+                Ok(Ok(Lease::Held(lease))) => {
+                    self.leases.lock().insert(seek.token, lease);
+                    if !self.engine.upgrade().is_some_and(|engine| engine.is_open(seek.token)) {
+                        self.leases.lock().remove(&seek.token);
+                    }
+                    break;
+                }
+                Ok(Ok(Lease::Released)) => {
+                    let entry = slot.get(vec![Arc::clone(&seek.key)]).await.pop().flatten();
+                    let Some(engine) = self.engine.upgrade() else { return };
+                    if !engine.is_open(seek.token) {
+                        return;
+                    }
+                    if let Some(entry) = entry
+                        && entry.freshness(engine.clocks().now) == Freshness::Fresh
+                    {
+                        self.refill(slot.index, &entry, &self.positions());
+                        found = Some(entry);
+                        break;
+                    }
+                }
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        if let Some(engine) = self.engine.upgrade() {
+            engine.sought(seek.token, found);
+        }
+    }
+
+    fn until(&self) -> u64 {
+        match self.longest.load(Ordering::Relaxed) {
+            FOREVER => FOREVER,
+            longest => longest.max(unix_now() + KEPT),
+        }
+    }
+
+    fn has_passed(&self, dead_at: u64) {
+        self.longest.fetch_max(dead_at, Ordering::Relaxed);
+    }
+}
+
+/// False: the thread is gone.
+fn tell(engine: &Weak<Engine>, thread: ThreadId, receipt: u64, trouble: Option<Trouble>) -> bool {
+    engine.upgrade().is_some_and(|engine| engine.post(thread, Event::Delivered { receipt, trouble }))
+}
+
+impl Behind for Tiers {
+    fn positions(&self) -> Positions {
+        self.slots.iter().map(|slot| slot.position()).collect()
+    }
+
+    fn catch_up(&self, _engine: &Engine) {
+        for slot in &self.slots {
+            if let Some(log) = slot.guarded.log()
+                && log.is_behind()
+            {
+                log.catch_up();
+            }
+        }
+    }
+
+    fn seek(&self, seeks: Vec<Seek>) {
+        let Some(tiers) = self.slots.first().and_then(|slot| slot.shared.upgrade()) else { return };
+        self.runtime.handle().spawn(tiers.look(seeks));
+    }
+
+    fn seek_now(&self, engine: &Engine, key: &[u8]) -> Option<Entry> {
+        let slot = self.slots.first()?;
+        if !*slot.ready.borrow() {
+            return None;
+        }
+        match slot.outbox.known(key) {
+            Some(Known::Entry(entry)) => return Some(entry).filter(|entry| engine.is_valid(entry)),
+            Some(Known::Gone) => return None,
+            None => {}
+        }
+        let record = slot.guarded.get_now(key)?.ok()??;
+        slot.judged(engine, &record)
+    }
+
+    fn stored(&self, entry: &Entry, load: Option<&Positions>) {
+        if let Some(engine) = self.engine.upgrade() {
+            self.has_passed(engine.clocks().unix_of(entry.dead_at()));
+        }
+        for slot in &self.slots {
+            let load = load.map(|positions| positions.get(slot.index).copied().unwrap_or_default());
+            slot.push(Op::Put { entry: entry.clone(), load }, Some(entry.key().into()));
+            if load.is_none() && slot.guarded.log().is_none() {
+                // For what depends on it, and lies in the tier.
+                slot.ledger.lock().note(&self.fact(Target::Key(entry.key().into()), false, entry.seq()));
+            }
+        }
+    }
+
+    fn gone(&self, key: &[u8], number: u64) {
+        for slot in &self.slots {
+            slot.push(Op::Delete, Some(key.into()));
+            if slot.guarded.log().is_none() {
+                slot.ledger.lock().note(&self.fact(Target::Key(key.into()), false, number));
+            }
+        }
+    }
+
+    fn invalidated(&self, target: &Target, soft: bool, number: u64) {
+        let fact = self.fact(target.clone(), soft, number);
+        for slot in &self.slots {
+            slot.push(Op::Mark(fact.clone()), None);
+        }
+    }
+
+    fn ended(&self, token: Token) {
+        let Some(lease) = self.leases.lock().remove(&token) else { return };
+        let landing: Vec<_> = self.slots.iter().filter_map(|slot| slot.outbox.receipt()).collect();
+        self.runtime.handle().spawn(async move {
+            // Those who wait find what was loaded.
+            for landed in landing {
+                let _ = landed.await;
+            }
+            drop(lease);
+        });
+    }
+
+    fn forget(&self, _thread: ThreadId) {
+        // Receipts that nobody waits for end by themselves.
+    }
+}
+
+impl Tiers {
+    fn fact(&self, target: Target, soft: bool, number: u64) -> Fact {
+        Fact { target, soft, seq: number, epoch: self.epoch, at: unix_now(), until: self.until() }
+    }
+}
+
+impl Slot {
+    fn position(&self) -> (u64, u64) {
+        self.guarded.log().map_or((0, 0), |log| {
+            let position = log.position();
+            (position.epoch, position.seq)
+        })
+    }
+
+    fn trouble(&self, error: &TierError, key: Option<&Key>) -> Trouble {
+        Trouble {
+            tier: Arc::clone(&self.name),
+            message: error.message.as_ref().into(),
+            key: key.map(|key| String::from_utf8_lossy(key).into()),
+        }
+    }
+
+    fn report(&self, error: &TierError, key: Option<&Key>) {
+        if let Some(engine) = self.engine() {
+            engine.post_to_any(Event::Ailing(self.trouble(error, key)));
+        }
+    }
+
+    fn engine(&self) -> Option<Arc<Engine>> {
+        self.shared.upgrade()?.engine.upgrade()
+    }
+
+    fn push(&self, op: Op, key: Option<Key>) {
+        let lost = self.outbox.push(op, key);
+        if let Some(first) = lost.first() {
+            let message =
+                format!("tier '{}' does not keep up: {} pending records were given up", self.name, lost.len());
+            self.report(&TierError::new(super::TierErrorKind::Unavailable, message), Some(first));
+        }
+    }
+
+    /// The entry of a record that nothing has cut.
+    fn judged(&self, engine: &Engine, record: &Record) -> Option<Entry> {
+        if self.outbox.cuts(record) {
+            return None;
+        }
+        let Mark { hard, soft } = self.ledger.lock().judge(record);
+        if hard > 0 {
+            return None;
+        }
+        let entry = record.envelope().entry(0, &engine.clocks());
+        Some(if soft > 0 { entry.outdated() } else { entry })
+    }
+
+    /// Whether the facts of earlier times are known, by the time that a call may take.
+    async fn is_ready(&self) -> bool {
+        *self.ready.borrow() || {
+            let mut ready = self.ready.subscribe();
+            timeout(self.patience, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
+        }
+    }
+
+    /// Looks keys up: what is on its way counts as there.
+    async fn get(&self, keys: Vec<Key>) -> Vec<Option<Entry>> {
+        let mut found: Vec<Option<Entry>> = keys.iter().map(|_| None).collect();
+        let Some(engine) = self.engine() else { return found };
+        let mut asked = Vec::new();
+        for (n, key) in keys.iter().enumerate() {
+            match self.outbox.known(key) {
+                Some(Known::Entry(entry)) => found[n] = Some(entry).filter(|entry| engine.is_valid(entry)),
+                Some(Known::Gone) => {}
+                None => asked.push(n),
+            }
+        }
+        if asked.is_empty() || !self.is_ready().await {
+            return found;
+        }
+        let was_well = self.guarded.rest() == Rest::Closed;
+        let answers = self.guarded.get_many(asked.iter().map(|n| Arc::clone(&keys[*n])).collect()).await;
+        let mut told = false;
+        for (n, answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Ok(Some(record)) => found[n] = self.judged(&engine, &record),
+                Ok(None) => {}
+                Err(error) => {
+                    // One of a call says it for all; while it rests nothing more is said.
+                    if was_well && !told {
+                        told = true;
+                        self.report(&error, Some(&keys[n]));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits until all has landed, or says what has not.
+    async fn finish(&self, deadline: Instant, close: bool) -> Result<(), TierError> {
+        let mut result = Ok(());
+        if let Some(landed) = self.outbox.receipt() {
+            result = match timeout_at(deadline, landed).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(TierError::closed()),
+                Err(_) => Ok(()),
+            };
+            let left = self.outbox.len();
+            if left > 0 {
+                let why = result.err().map(|error| format!(": {}", error.message)).unwrap_or_default();
+                let message = format!("{left} writes have not reached tier '{}'{why}", self.name);
+                result = Err(TierError::new(super::TierErrorKind::Unavailable, message));
+            }
+        }
+        if close {
+            self.outbox.end();
+            return result.and(self.guarded.close_until(deadline).await);
+        }
+        result?;
+        self.guarded.flush_until(deadline).await
+    }
+}
+
+impl Post for Slot {
+    fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record {
+        let Some(shared) = self.shared.upgrade() else { return Record::of(entry, 0, &NO_CLOCKS) };
+        let Some(engine) = shared.engine.upgrade() else { return Record::of(entry, shared.epoch, &NO_CLOCKS) };
+        let mut form = engine.form_of(entry);
+        let plain_below = self.guarded.plain_below();
+        if form.codec().is_some() && form.raw_len() < plain_below {
+            form = if entry.codec().is_none() { entry.clone() } else { self.plain(form) };
+        } else if form.codec().is_none()
+            && let Some(compression) = engine.compression()
+            && form.value().len() > compression.threshold.max(plain_below)
+        {
+            form = self.tools.lock().compress(&form, &compression).unwrap_or(form);
+        }
+        let mut record = Record::of(&form, shared.epoch, &engine.clocks());
+        if let Some((epoch, seq)) = load.filter(|_| self.guarded.log().is_some()) {
+            (record.epoch, record.seq) = (epoch, seq);
+        }
+        record
+    }
+
+    fn failed(&self, error: &TierError, key: Option<&Key>) {
+        self.report(error, key);
+    }
+
+    fn landed(&self, fact: &Fact) {
+        if self.guarded.log().is_none() {
+            self.ledger.lock().note(fact);
+        }
+    }
+}
+
+impl Slot {
+    /// An entry with its value decompressed.
+    fn plain(&self, entry: Entry) -> Entry {
+        let inflated = self.tools.lock().inflate(entry);
+        match inflated.bytes {
+            Ok(bytes) => inflated.entry.inflated(&bytes),
+            Err(_) => inflated.entry,
+        }
+    }
+}
+
+const NO_CLOCKS: crate::codec::envelope::Clocks = crate::codec::envelope::Clocks { now: 0, unix: 0 };
+
+impl Watcher for Slot {
+    fn told(&self, facts: &[Told]) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let engine = shared.engine.upgrade();
+        for Told { fact, own } in facts {
+            self.ledger.lock().note(fact);
+            if *own {
+                continue;
+            }
+            if let Some(engine) = &engine {
+                engine.apply(&fact.target, &label(&fact.target), fact.soft);
+            }
+            for nearer in &shared.slots[..self.index] {
+                match &fact.target {
+                    Target::Key(key) if !fact.soft => nearer.push(Op::Delete, Some((&**key).into())),
+                    _ => nearer.push(Op::Mark(fact.clone()), None),
+                }
+            }
+        }
+    }
+
+    fn missed(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        self.ready.send_replace(false);
+        if let Some(engine) = shared.engine.upgrade() {
+            engine.apply(&Target::All, &label(&Target::All), false);
+        }
+        if let Some(slot) = shared.slots.get(self.index) {
+            *self.ledger.lock() = Ledger::new(self.position().0);
+            shared.learn(slot);
+        }
+    }
+
+    fn returned(&self) {
+        self.guarded.wake();
+    }
+
+    fn failed(&self, error: &TierError, key: Option<&Key>) {
+        self.report(error, key);
+    }
+}
+
+/// A target as a user would write it, as JSON.
+fn label(target: &Target) -> String {
+    match target {
+        Target::All => r#"{"all":true}"#.to_owned(),
+        _ => serde_json::json!({ target.kind().as_str(): text_of(target) }).to_string(),
+    }
+}
+
+impl Drop for Tiers {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            slot.outbox.end();
+            let slot = Arc::clone(slot);
+            self.runtime.handle().spawn(async move {
+                let deadline = Instant::now() + Duration::from_secs(1);
+                // Whoever wanted to know has closed it before.
+                let _ = slot.guarded.close_until(deadline).await;
+            });
+        }
+    }
+}

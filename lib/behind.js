@@ -1,0 +1,217 @@
+// @ts-check
+/**
+ * What stands behind memory, as a cache in this thread deals with it: keys are sought there before a fetcher is run, and who
+ * deletes or invalidates waits until the tiers have it.
+ *
+ * Promises: a flight that looks behind memory ends by what is found there or goes on with its fetcher, in the async context of the get
+ * that caused it; a tier that fails is a miss; a receipt is always answered, and keeps the process alive until it is.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { closed, tierFailed } from './errors.js'
+import { Call, Flight } from './flight.js'
+import { hold, release } from './keepalive.js'
+import { H, Status, checkMail, header, native } from './native.js'
+import { parent } from './nesting.js'
+import { EMPTY, resolve } from './options.js'
+import { wait } from './waiting.js'
+
+/** @typedef {import('./core.js').Core} Core */
+
+/** Tiers that other processes write to and tell us of. */
+const SHARED = new Set(['disk', 'redis'])
+
+export class Behind {
+  /** Who waits for a receipt. @type {Map<number, (trouble: { tier: string, message: string } | undefined) => void>} */
+  #waiting = new Map()
+
+  /**
+   * @param {Core} core
+   * @param {string[]} names of the tiers, the nearest first
+   */
+  constructor(core, names) {
+    this.core = core
+    this.names = names
+    /** Whether a refresh may find that another process has made it. */
+    this.isShared = this.names.some(name => SHARED.has(name))
+  }
+
+  // --- Looking -----------------------------------------------------------------------------------------------------------
+
+  /**
+   * Looks for the keys of flights that have just begun; `load` gets those that must be loaded.
+   * @param {Flight[]} flights
+   * @param {boolean} freshOnly an old value is in memory
+   * @param {(missing: Flight[]) => void} load
+   * @param {boolean} [loads] whether it calls a fetcher
+   */
+  seek(flights, freshOnly, load, loads = true) {
+    const inContext = /** @type {(run: () => void) => void} */ (/** @type {unknown} */ (AsyncLocalStorage.snapshot()))
+    /** @type {Flight[]} */
+    const missing = []
+    let open = flights.length
+    for (const flight of flights) {
+      flight.seeking = wanted => {
+        if (wanted) missing.push(flight)
+        if (--open > 0) return
+        // What was given up while others were looked for needs no fetcher.
+        const left = missing.filter(flight => !flight.done)
+        if (left.length > 0) inContext(() => load(left))
+      }
+    }
+    native.seek(this.core.number, flights.map(flight => flight.token), freshOnly, loads)
+  }
+
+  /**
+   * The value of a key that memory does not hold, or its entry, if a tier has it; loads nothing.
+   * @param {string} key
+   * @param {boolean} whole
+   * @param {() => any} [otherwise] what to give where there is none
+   * @returns {Promise<any>}
+   */
+  find(key, whole, otherwise = () => undefined) {
+    const { core } = this
+    const { hardTimeout } = core.plain
+    const nestedIn = parent()
+    const data = core.begin(key, { route: 0, origin: core.originNumber('default'), hardTimeout, parent: nestedIn, flags: 0 })
+    const token = header[H.TOKEN]
+    const joined = header[H.SEQ]
+    switch (header[H.STATUS]) {
+      case Status.Lead: {
+        const call = new Call(core, { background: false, hardTimeout })
+        const layers = core.plainLayers
+        const flight = new Flight(core, key, token, {
+          layers, resolved: resolve(...layers, EMPTY), route: 0, reason: 'miss', hasCopy: header[H.HAS_COPY] !== 0, call
+        })
+        const answer = wait(core, flight, undefined, Infinity, whole, joined, async () => otherwise(), async () => otherwise())
+        this.seek([flight], false, () => flight.giveUp(), false)
+        checkMail()
+        return answer
+      }
+      case Status.Join: {
+        checkMail()
+        const flight = core.flights.get(token) ?? core.remote(key, token)
+        const none = async () => otherwise()
+        // That load's failure is not this caller's.
+        return wait(core, flight, undefined, Infinity, whole, joined, none, none).catch(() => otherwise())
+      }
+      case Status.Fresh:
+      case Status.Stale: {
+        const answer = core.found(key, data, whole)
+        checkMail()
+        return Promise.resolve(answer)
+      }
+      case Status.Recursion:
+        checkMail()
+        return Promise.resolve(otherwise())
+      default:
+        throw core.refusal(key)
+    }
+  }
+
+  /**
+   * What was sought for a flight is known.
+   * @param {number} token
+   */
+  sought(token) {
+    const flight = this.core.flights.get(token)
+    if (flight === undefined) native.takeSought(this.core.number, token)
+    else flight.sought()
+  }
+
+  // --- Receipts ------------------------------------------------------------------------------------------------------------
+
+  /**
+   * Waits until what was written here has reached the tiers that writers wait for, or `all` of them.
+   * @param {boolean} all
+   * @returns {Promise<void> | undefined} undefined if it has; rejects with ERR_KVCACHE_TIER
+   */
+  arrived(all) {
+    const receipt = native.receipt(this.core.number, all)
+    if (receipt === 0) return undefined
+    return this.#delivered(receipt).then(trouble => {
+      if (trouble === undefined) return
+      throw tierFailed(trouble.tier, `applied here, and queued for it: ${trouble.message}`)
+    })
+  }
+
+  /**
+   * Has everything land in the tiers.
+   * @param {number} within milliseconds, may be infinite
+   * @param {boolean} close whether they are closed
+   * @returns {Promise<void>}
+   */
+  async flush(within, close) {
+    const receipt = native.flushTiers(this.core.number, Math.min(within, Number.MAX_SAFE_INTEGER), close)
+    const trouble = receipt === 0 ? undefined : await this.#delivered(receipt)
+    if (trouble !== undefined) throw tierFailed(trouble.tier, trouble.message)
+  }
+
+  /**
+   * A page of a tier's keys.
+   * @param {string} tier
+   * @param {{ prefix: string, limit: number, cursor: string | undefined }} options
+   */
+  async list(tier, { prefix, limit, cursor }) {
+    const receipt = native.listTier(this.core.number, tier, prefix, limit, cursor)
+    await this.#delivered(receipt)
+    const page = native.takePage(this.core.number, receipt)
+    if (page === null) throw closed()
+    if (page.trouble !== undefined) throw tierFailed(tier, page.trouble)
+    return page
+  }
+
+  /**
+   * A number for a version that no other process is given; 0 where no tier gives any.
+   * @param {string} name
+   * @returns {Promise<number>}
+   */
+  async nextVersion(name) {
+    const receipt = native.nextVersion(this.core.number, name, 0)
+    if (receipt === 0) return 0
+    await this.#delivered(receipt)
+    const given = native.takeVersion(this.core.number, receipt)
+    if (given === null) throw closed()
+    if (given.trouble !== undefined) throw tierFailed(/** @type {string} */ (this.names.at(-1)), given.trouble)
+    return given.version
+  }
+
+  /**
+   * @param {number} receipt
+   * @returns {Promise<{ tier: string, message: string } | undefined>}
+   */
+  #delivered(receipt) {
+    return new Promise((resolve, reject) => {
+      /** @param {{ tier: string, message: string } | undefined} trouble */
+      const deliver = trouble => {
+        release(deliver)
+        if (trouble?.message === '') reject(closed())
+        else resolve(trouble)
+      }
+      hold(deliver)
+      this.#waiting.set(receipt, deliver)
+    })
+  }
+
+  /**
+   * The engine answers a receipt.
+   * @param {number} receipt
+   * @param {string | undefined} tier
+   * @param {string | undefined} message
+   */
+  delivered(receipt, tier, message) {
+    const deliver = this.#waiting.get(receipt)
+    this.#waiting.delete(receipt)
+    deliver?.(tier === undefined ? undefined : { tier, message: message ?? '' })
+  }
+
+  /** The cache is closed: nothing more is told. */
+  close() {
+    for (const deliver of this.#waiting.values()) deliver({ tier: '', message: '' })
+    this.#waiting.clear()
+  }
+
+  /** What each tier has counted, by its name. */
+  stats() {
+    return Object.fromEntries(native.tierStats(this.core.number).map(({ name, ...stats }) => [name, stats]))
+  }
+}
