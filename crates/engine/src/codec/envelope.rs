@@ -338,6 +338,13 @@ impl Clocks {
     }
 }
 
+/// The key in the beginning of an envelope, unchecked; none where it is not one.
+#[cfg(feature = "tiers")]
+pub(crate) fn key_of(beginning: &[u8]) -> Option<&[u8]> {
+    let head = beginning.get(..HEAD_BYTES).filter(|head| head.starts_with(&MAGIC))?;
+    beginning.get(HEAD_BYTES..HEAD_BYTES + usize::from(u16_at(head, at::KEY)))
+}
+
 /// The checksum of an envelope: XXH3, 64 bits, seed 0, of all that follows it.
 fn checksum(envelope: &[u8]) -> u64 {
     XxHash3_64::oneshot(&envelope[CHECKED..])

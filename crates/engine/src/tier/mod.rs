@@ -21,6 +21,7 @@ pub mod chaos;
 pub mod cloudflare;
 #[cfg(any(test, feature = "validate"))]
 pub mod conformance;
+pub mod disk;
 mod error;
 mod fact;
 mod guarded;

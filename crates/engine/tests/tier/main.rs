@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod cloudflare;
+mod disk;
 mod guarded;
 
 use std::sync::Arc;
