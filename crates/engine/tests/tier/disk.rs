@@ -766,3 +766,119 @@ async fn a_full_disk_is_reported_and_survived() {
     let opened = DiskTier::open(&settings(&full, MAX_SIZE), &Handle::current());
     assert_eq!(opened.err(), None, "what was begun is gone on with");
 }
+
+#[tokio::test]
+async fn who_has_slept_too_long_is_told_that_something_was_missed() {
+    let dir = Dir::new();
+    let small = settings(&dir.store(), LEAST_SIZE);
+    let open = || DiskTier::open(&small, &Handle::current()).unwrap();
+    let (awake, asleep) = (open(), open());
+    let listener = listen(&asleep);
+    for n in 0..40 {
+        let records = (0..100).map(|m| record(&format!("k:{n}:{m}"), &"x".repeat(200), 0)).collect();
+        assert!(awake.put_many(puts(records)).await.iter().all(Result::is_ok));
+    }
+    awake.write_marker(fact(Target::Tag("t".into()), false)).await.unwrap();
+    assert!(asleep.is_behind());
+    asleep.catch_up();
+    assert_eq!(listener.missed.load(Ordering::SeqCst), 1, "the log was cut off beyond what it knew");
+    assert!(listener.told.lock().is_empty() && !asleep.is_behind());
+    assert_eq!(asleep.position(), awake.position());
+    assert_eq!(asleep.read_markers(0).await.unwrap().len(), 1, "the markers are whole");
+    write(&awake, "k", "v").await;
+    asleep.catch_up();
+    assert_eq!(listener.told.lock().len(), 1, "from then on it is told");
+}
+
+// ------------------------------------------------------------ against a model
+
+/// What there should be, said as plainly as it can be.
+#[derive(Default)]
+struct Model {
+    seq: u64,
+    /// By key: value, number, newest fact.
+    keys: std::collections::HashMap<String, (Option<String>, u64, u64)>,
+    /// By prefix and by tag.
+    prefixes: std::collections::HashMap<String, u64>,
+    tags: std::collections::HashMap<String, u64>,
+}
+
+impl Model {
+    fn change(&mut self, key: &str, value: Option<String>) {
+        self.seq += 1;
+        self.keys.insert(key.into(), (value, self.seq, self.seq));
+    }
+
+    fn over(&self, key: &str) -> u64 {
+        let prefixes = self.prefixes.iter().filter(|(prefix, _)| key.starts_with(prefix.as_str()));
+        prefixes.map(|(_, seq)| *seq).max().unwrap_or(0)
+    }
+
+    fn load(&mut self, key: &str, value: String, began: u64, parent: Option<&str>, tag: Option<&str>) {
+        let (_, seq, fact) = self.keys.get(key).cloned().unwrap_or_default();
+        let of_parent =
+            parent.map_or(0, |parent| self.over(parent).max(self.keys.get(parent).map_or(0, |(_, _, fact)| *fact)));
+        let of_tag = tag.and_then(|tag| self.tags.get(tag)).copied().unwrap_or(0);
+        if seq.max(fact).max(self.over(key)).max(of_parent).max(of_tag) <= began {
+            self.keys.insert(key.into(), (Some(value), began, fact));
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_tiers_on_one_path_do_as_the_model_does() {
+    for seed in 0..u64::from(rounds(6)) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let dir = Dir::new();
+        let tiers = [dir.open().await, dir.open().await];
+        let mut model = Model::default();
+        let mut positions = vec![tiers[0].position()];
+        for step in 0..250 {
+            let tier = &tiers[random.usize(..2)];
+            let name = format!("{}:{}", ["a", "b"][random.usize(..2)], random.u32(..5));
+            let (text, prefix) = (format!("{name}={step}"), &name[..2]);
+            match random.u32(..8) {
+                0 | 1 => {
+                    write(tier, &name, &text).await;
+                    model.change(&name, Some(text));
+                }
+                2 => {
+                    delete(tier, &name).await;
+                    model.change(&name, None);
+                }
+                3 => {
+                    tier.write_marker(fact(Target::prefix(prefix.as_bytes()), random.bool())).await.unwrap();
+                    model.seq += 1;
+                    model.prefixes.insert(prefix.into(), model.seq);
+                }
+                4 => {
+                    tier.write_marker(fact(Target::Tag(prefix.into()), false)).await.unwrap();
+                    model.seq += 1;
+                    model.tags.insert(prefix.into(), model.seq);
+                }
+                5 => {
+                    tier.catch_up();
+                    assert_eq!(tier.position().seq, model.seq, "seed {seed}, step {step}");
+                    positions.push(tier.position());
+                }
+                _ => {
+                    let began = positions[positions.len() - 1 - random.usize(..positions.len().min(4))];
+                    let parent = random.bool().then(|| format!("a:{}", random.u32(..5)));
+                    let tag = random.bool().then_some(prefix);
+                    let mut links = Vec::new();
+                    parent.iter().for_each(|parent| push(&mut links, Role::Parent, parent.as_bytes()));
+                    tag.iter().for_each(|tag| push(&mut links, Role::Tag, tag.as_bytes()));
+                    load(tier, Record { links: links.into(), ..loaded(&name, &text, began) }).await;
+                    model.load(&name, text, began.seq, parent.as_deref(), tag);
+                }
+            }
+            let expected = model.keys.get(&name).cloned().unwrap_or_default();
+            for tier in &tiers {
+                let found = tier.get_now(name.as_bytes()).unwrap().unwrap();
+                let found = found.map(|record| (String::from_utf8_lossy(&record.value).into_owned(), record.seq));
+                let expected = expected.0.clone().map(|value| (value, expected.1));
+                assert_eq!(found, expected, "seed {seed}, step {step}");
+            }
+        }
+    }
+}
