@@ -31,6 +31,7 @@ mod log;
 pub mod memory;
 mod outbox;
 mod record;
+pub mod redis;
 mod runtime;
 mod stack;
 

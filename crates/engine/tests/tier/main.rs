@@ -6,6 +6,7 @@
 mod cloudflare;
 mod disk;
 mod guarded;
+mod redis;
 
 use std::sync::Arc;
 

@@ -1,0 +1,244 @@
+//! The tier itself.
+
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::feed::{BLOCK, Feed};
+use super::leases::RedisLeases;
+use super::link::Link;
+use super::list;
+use super::reads::Reads;
+use super::settings::{Place, Settings};
+use super::wire::{self, Stored};
+use super::writes::Writes;
+use crate::tier::{
+    Answer, Fact, Found, Key, Leases, Page, Position, Put, SharedLog, Tier, TierError, Watcher, ready, unix_now,
+};
+
+/// Redis as a tier.
+pub struct RedisTier {
+    timeout: Duration,
+    /// What the names of values begin with.
+    values: Vec<u8>,
+    link: Arc<Link>,
+    /// That of the log: a connection on which reading blocks.
+    log_link: Arc<Link>,
+    feed: Arc<Feed>,
+    reads: Arc<Reads>,
+    writes: Writes,
+    leases: Option<RedisLeases>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    closed: AtomicBool,
+    /// Held for reading by what changes something.
+    changing: RwLock<()>,
+}
+
+impl RedisTier {
+    /// Redis need not be there: connections are made in the background, on `runtime`, and made again when they break.
+    ///
+    /// # Errors
+    /// [`TierErrorKind::Refused`] for settings that cannot be; the message begins with the option: `url`, `cluster`, `sentinel`,
+    /// `tls.ca` or `prefix`.
+    pub fn new(settings: &Settings, runtime: &Handle) -> Result<Self, TierError> {
+        // Another provider that was installed before does as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let place = Arc::new(Place::of(settings)?);
+        let link = Link::new(Arc::clone(&place), settings.timeout, Duration::ZERO);
+        let log_link = Link::new(place, settings.timeout, BLOCK);
+        let feed = Feed::new(&settings.prefix);
+        let named = |kind: &str| format!("{}{kind}:", settings.prefix).into_bytes();
+        let values = named("v");
+        let reads = Reads::new(values.clone(), Arc::clone(&link));
+        let writes = Writes { prefix: values.clone(), link: Arc::clone(&link), feed: Arc::clone(&feed) };
+        let leases =
+            settings.lock.then(|| RedisLeases::new(named("l"), Arc::clone(&link), Arc::clone(&feed), runtime.clone()));
+        let tasks = vec![
+            runtime.spawn(Arc::clone(&link).run()),
+            runtime.spawn(Arc::clone(&log_link).run()),
+            runtime.spawn(Arc::clone(&feed).run(Arc::clone(&log_link))),
+            runtime.spawn(Arc::clone(&reads).run()),
+        ];
+        Ok(Self {
+            timeout: settings.timeout,
+            values,
+            link,
+            log_link,
+            feed,
+            reads,
+            writes,
+            leases,
+            tasks: Mutex::new(tasks),
+            closed: AtomicBool::new(false),
+            changing: RwLock::default(),
+        })
+    }
+
+    fn open(&self) -> Result<(), TierError> {
+        if self.closed.load(Ordering::SeqCst) { Err(TierError::closed()) } else { Ok(()) }
+    }
+
+    /// Where the log stands, if what is found can be judged by it. Before it was read for the first time, waits for that.
+    async fn vouched(&self) -> Result<Position, TierError> {
+        self.open()?;
+        if self.feed.position().epoch == 0 {
+            // Where there is no connection it says why.
+            self.log_link.get().await?;
+            let _ = timeout(self.timeout, self.feed.ready()).await;
+        }
+        self.feed.check()
+    }
+
+    /// What of that which was found under a key is to be given.
+    fn judge(&self, key: &Key, found: Vec<u8>) -> Found {
+        let Stored::Stamped { seq, epoch, under_way, envelope } = wire::read(found)? else { return Ok(None) };
+        let position = self.feed.position();
+        let is_superseded = self.feed.recent(|recent| {
+            if under_way {
+                recent.note_under_way(key, position.seq);
+            }
+            recent.is_superseded(key, seq)
+        });
+        if epoch != position.epoch || is_superseded || envelope.is_empty() {
+            return Ok(None);
+        }
+        let now = unix_now();
+        wire::record(key, &envelope, seq, epoch).map(|record| record.filter(|record| record.is_alive(now)))
+    }
+
+    fn stop(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.feed.end();
+        self.log_link.end();
+    }
+}
+
+impl Drop for RedisTier {
+    fn drop(&mut self) {
+        self.stop();
+        self.link.end();
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+    }
+}
+
+/// The same answer for each of `n`.
+fn each<T>(n: usize, error: &TierError) -> Vec<Result<T, TierError>> {
+    (0..n).map(|_| Err(error.clone())).collect()
+}
+
+impl Tier for RedisTier {
+    fn name(&self) -> &str {
+        "redis"
+    }
+
+    fn get_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Found>> {
+        Box::pin(async move {
+            if let Err(error) = self.vouched().await {
+                return each(keys.len(), &error);
+            }
+            let Some(found) = self.reads.get(keys.clone()).await else { return each(keys.len(), &TierError::closed()) };
+            keys.iter().zip(found).map(|(key, found)| found?.map_or(Ok(None), |found| self.judge(key, found))).collect()
+        })
+    }
+
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        Box::pin(async move {
+            let _changing = self.changing.read().await;
+            match self.open() {
+                Ok(()) => self.writes.put(puts).await,
+                Err(closed) => each(puts.len(), &closed),
+            }
+        })
+    }
+
+    fn delete_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        Box::pin(async move {
+            let _changing = self.changing.read().await;
+            match self.open() {
+                Ok(()) => self.writes.delete(keys).await,
+                Err(closed) => each(keys.len(), &closed),
+            }
+        })
+    }
+
+    fn list(&self, prefix: Vec<u8>, limit: usize, cursor: Option<String>) -> Answer<'_, Result<Page, TierError>> {
+        Box::pin(async move {
+            self.vouched().await?;
+            let judge = |key: &Key, found| self.judge(key, found);
+            list::list(&self.reads, &self.link, &self.values, (prefix, limit, cursor), judge).await
+        })
+    }
+
+    fn write_marker(&self, fact: Fact) -> Answer<'_, Result<(), TierError>> {
+        Box::pin(async move {
+            let _changing = self.changing.read().await;
+            self.open()?;
+            self.writes.mark(&fact).await
+        })
+    }
+
+    fn read_markers(&self, since: u64) -> Answer<'_, Result<Vec<Fact>, TierError>> {
+        Box::pin(async move {
+            self.open()?;
+            list::markers(&self.link, &self.feed, since).await
+        })
+    }
+
+    fn flush(&self) -> Answer<'_, Result<(), TierError>> {
+        // What was answered has landed.
+        ready(self.open())
+    }
+
+    fn close(&self) -> Answer<'_, Result<(), TierError>> {
+        Box::pin(async move {
+            if self.closed.swap(true, Ordering::SeqCst) {
+                return Ok(());
+            }
+            // What has begun ends, as every command does in time.
+            let _changing = self.changing.write().await;
+            self.stop();
+            if let Some(leases) = &self.leases {
+                leases.end().await;
+            }
+            self.link.end();
+            let tasks = std::mem::take(&mut *self.tasks.lock());
+            for task in tasks {
+                task.abort();
+                let _ = task.await;
+            }
+            Ok(())
+        })
+    }
+
+    fn log(&self) -> Option<&dyn SharedLog> {
+        Some(self)
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.leases.as_ref().map(|leases| leases as &dyn Leases)
+    }
+}
+
+impl SharedLog for RedisTier {
+    fn position(&self) -> Position {
+        self.feed.position()
+    }
+
+    fn watch(&self, watcher: Weak<dyn Watcher>) {
+        self.feed.watch(watcher);
+    }
+
+    fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>> {
+        Box::pin(async move {
+            self.open()?;
+            self.writes.next(&name, above).await
+        })
+    }
+}
