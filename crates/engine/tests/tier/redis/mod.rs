@@ -1,6 +1,9 @@
 //! The Redis tier against real servers: one node, and six of a cluster.
 
+mod access;
 mod cluster;
+mod faults;
+mod leases;
 mod log;
 mod server;
 

@@ -71,10 +71,6 @@ impl Server {
         server
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Starts it again.
     pub fn run(&mut self) {
         let child = Command::new("redis-server")
