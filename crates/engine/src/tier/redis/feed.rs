@@ -74,7 +74,14 @@ pub struct Feed {
     heard: AtomicU64,
     ended: watch::Sender<bool>,
     /// Who waits for a lease, by its key.
-    waiting: Mutex<HashMap<Vec<u8>, Vec<oneshot::Sender<()>>>>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_lease: HashMap<Vec<u8>, Vec<oneshot::Sender<()>>>,
+    /// How many there were when those who have let go were last thrown out.
+    swept: usize,
 }
 
 /// Why reading ended.
@@ -128,7 +135,7 @@ impl Feed {
 
     pub fn end(&self) {
         self.ended.send_replace(true);
-        self.waiting.lock().clear();
+        self.waiting.lock().by_lease.clear();
     }
 
     fn hear(&self) {
@@ -161,8 +168,8 @@ impl Feed {
         }
     }
 
-    /// Waits until the watcher has been told what this tier wrote.
-    pub async fn told(&self, written: Position) -> Result<(), TierError> {
+    /// Waits until the watcher has been told what this tier wrote, for so long at most.
+    pub async fn told(&self, written: Position, most: Duration) -> Result<(), TierError> {
         {
             let mut newest = self.written.lock();
             if newest.epoch != written.epoch || newest.seq < written.seq {
@@ -176,6 +183,9 @@ impl Feed {
         tokio::select! {
             _ = position.wait_for(is_told) => Ok(()),
             _ = ended.wait_for(|ended| *ended) => Err(TierError::closed()),
+            () = sleep(most) => {
+                Err(TierError::new(TierErrorKind::Timeout, "it was written, but the log of Redis cannot be read"))
+            }
         }
     }
 
@@ -188,16 +198,21 @@ impl Feed {
     pub fn on_release(&self, lease: &[u8]) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock();
-        waiting.retain(|_, senders| {
-            senders.retain(|sender| !sender.is_closed());
-            !senders.is_empty()
-        });
-        waiting.entry(lease.to_vec()).or_default().push(sender);
+        if waiting.by_lease.len() > 2 * waiting.swept + 64 {
+            waiting.by_lease.retain(|_, senders| {
+                senders.retain(|sender| !sender.is_closed());
+                !senders.is_empty()
+            });
+            waiting.swept = waiting.by_lease.len();
+        }
+        let senders = waiting.by_lease.entry(lease.to_vec()).or_default();
+        senders.retain(|sender| !sender.is_closed());
+        senders.push(sender);
         receiver
     }
 
     fn released(&self, lease: &[u8]) {
-        for sender in self.waiting.lock().remove(lease).into_iter().flatten() {
+        for sender in self.waiting.lock().by_lease.remove(lease).into_iter().flatten() {
             // Whoever has let go is not there any more.
             let _ = sender.send(());
         }

@@ -1,18 +1,20 @@
 //! A link: one multiplexed connection that comes back by itself.
 //!
-//! redis-rs has a connection manager, but one that only finds out by the next command that a connection is gone, and never that one is silent.
-//! Here a task dials: at once, then with exponential backoff and full jitter. A connection that broke, or that gave no answer in time, is
-//! left to whoever still waits on it, and another is dialled. While there is none, commands fail at once, but for the first
-//! moments, when they wait for the outcome of the first attempt.
+//! redis-rs has a connection manager, but one that takes no silence for an end. Here a task dials: at once, then with exponential backoff
+//! and full jitter. A connection that broke, or that gave no answer in time, is left to whoever still waits on it, and another is
+//! dialled. While there is none, commands fail at once, but for the first moments, when they wait for the outcome of the first
+//! attempt. Within a cluster redis-rs follows the topology; a command without an answer makes all of it anew.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, SendError};
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::sync::{Semaphore, watch};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
+};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::settings::Place;
@@ -88,21 +90,24 @@ impl Link {
     /// Dials whenever there is no connection, until the end.
     pub async fn run(self: Arc<Self>) {
         let mut state = self.state.subscribe();
-        let (mut attempts, mut log_in) = (0, false);
+        let (mut attempts, mut log_in, mut turn) = (0, false, 0);
+        let mut lost = Arc::new(Notify::new());
         loop {
-            match state.borrow_and_update().1 {
-                State::Ended => return,
-                State::Up(_) => attempts = 0,
-                State::Dialling | State::Down(_) => attempts += 1,
-            }
-            if attempts == 0 {
-                if state.changed().await.is_err() {
-                    return;
+            let (number, is_up) = match &*state.borrow_and_update() {
+                (_, State::Ended) => return,
+                (number, now) => (*number, matches!(now, State::Up(_))),
+            };
+            if is_up {
+                attempts = 0;
+                tokio::select! {
+                    () = lost.notified() => self.failed(number),
+                    _ = state.changed() => {}
                 }
                 continue;
             }
+            (attempts, turn, lost) = (attempts + 1, turn + 1, Arc::default());
             let dialled = tokio::select! {
-                dialled = dial(&self.place, (self.timeout, self.longest), log_in) => dialled,
+                dialled = self.dial((log_in, turn), &lost) => dialled,
                 () = self.ended() => return,
             };
             match dialled {
@@ -119,6 +124,46 @@ impl Link {
                     }
                 }
             }
+        }
+    }
+
+    /// Makes a connection; `lost` hears when it is lost.
+    async fn dial(&self, (log_in, turn): (bool, usize), lost: &Arc<Notify>) -> Result<Conn, TierError> {
+        let most = self.timeout.clamp(Duration::from_millis(100), LONGEST_DIAL);
+        // One node that is silent must not use up the time for the others.
+        let part = most / 2;
+        let lost = Arc::clone(lost);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(most))
+            .set_response_timeout(None)
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    lost.notify_one();
+                }
+                Ok::<(), SendError>(())
+            });
+        let dialled = async {
+            Ok::<_, RedisError>(match &*self.place {
+                Place::Node(client) => Conn::Node(client.get_multiplexed_async_connection_with_config(&config).await?),
+                Place::Sentinel(sentinels) => {
+                    let mut client = sentinels.client(log_in, turn)?;
+                    Conn::Node(client.get_async_connection_with_config(&config).await?)
+                }
+                Place::Cluster(client) => {
+                    let config = ClusterConfig::new().set_connection_timeout(part).set_response_timeout(self.longest);
+                    Conn::Cluster(client.get_async_connection_with_config(config).await?)
+                }
+            })
+        };
+        match timeout(most, dialled).await {
+            Ok(Ok(conn)) => Ok(conn),
+            Ok(Err(error))
+                if self.is_cluster() && error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) =>
+            {
+                Err(TierError::new(TierErrorKind::Unavailable, "cluster is set, but this Redis is none"))
+            }
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err(late()),
         }
     }
 
@@ -201,29 +246,6 @@ impl Link {
     }
 }
 
-async fn dial(place: &Place, (connect, response): (Duration, Duration), log_in: bool) -> Result<Conn, TierError> {
-    let most = connect.clamp(Duration::from_millis(100), LONGEST_DIAL);
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(most)).set_response_timeout(None);
-    let dialled = async {
-        Ok::<_, RedisError>(match place {
-            Place::Node(client) => Conn::Node(client.get_multiplexed_async_connection_with_config(&config).await?),
-            Place::Sentinel(sentinels) => {
-                let mut client = sentinels.client(log_in)?;
-                Conn::Node(client.get_async_connection_with_config(&config).await?)
-            }
-            Place::Cluster(client) => {
-                let config = ClusterConfig::new().set_connection_timeout(most).set_response_timeout(response);
-                Conn::Cluster(client.get_async_connection_with_config(config).await?)
-            }
-        })
-    };
-    match timeout(most, dialled).await {
-        Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(error)) => Err(told(&error)),
-        Err(_) => Err(late()),
-    }
-}
-
 pub fn late() -> TierError {
     TierError::new(TierErrorKind::Timeout, "Redis gave no answer in time")
 }
@@ -263,6 +285,9 @@ pub fn told(error: &RedisError) -> TierError {
         }
         (ErrorKind::Server(Kind::ReadOnly), _) => {
             of(TierErrorKind::Unavailable, "this Redis is a replica, and takes no writes")
+        }
+        (ErrorKind::Server(Kind::Moved | Kind::Ask | Kind::CrossSlot), _) => {
+            of(TierErrorKind::Unavailable, "this Redis is a cluster, and cluster is not set; or it is being changed")
         }
         (_, "OOM") => of(TierErrorKind::Unavailable, "Redis has no memory left (maxmemory)"),
         (_, "MISCONF") => of(TierErrorKind::Unavailable, "Redis takes no writes: it cannot save them to its disk"),

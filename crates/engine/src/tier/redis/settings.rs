@@ -138,10 +138,13 @@ impl Place {
 }
 
 impl Sentinels {
-    /// A client that asks them. Those that want credentials are given those of the URL.
-    pub fn client(&self, log_in: bool) -> RedisResult<SentinelClient> {
-        let master = SentinelServerType::Master;
-        let mut builder = SentinelClientBuilder::new(self.addresses.clone(), self.name.clone(), master)?
+    /// A client that asks them, another first with each `turn`. Those that want credentials are given those of the URL.
+    pub fn client(&self, log_in: bool, turn: usize) -> RedisResult<SentinelClient> {
+        let mut addresses = self.addresses.clone();
+        // redis-rs asks them in their order, and one that is silent would be all that is asked.
+        let first = turn % addresses.len().max(1);
+        addresses.rotate_left(first);
+        let mut builder = SentinelClientBuilder::new(addresses, self.name.clone(), SentinelServerType::Master)?
             .set_client_to_redis_protocol(ProtocolVersion::RESP3)
             .set_client_to_redis_db(self.login.db())
             .set_client_to_redis_tcp_settings(tcp())

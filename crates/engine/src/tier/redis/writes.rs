@@ -137,7 +137,7 @@ impl Writes {
         let (written, loaded) = futures_util::future::join(write, load).await;
         let newest = written.iter().flatten().copied().max_by_key(|position| position.seq);
         let told = match newest {
-            Some(newest) => self.feed.told(newest).await,
+            Some(newest) => self.feed.told(newest, self.link.timeout()).await,
             None => Ok(()),
         };
         for ((at, written), write) in places.into_iter().zip(written).zip(&writes) {
@@ -245,7 +245,7 @@ impl Writes {
         {
             self.land(key, position, &[], GUARD_MS, 0).await?;
         }
-        self.feed.told(position).await
+        self.feed.told(position, self.link.timeout()).await
     }
 
     /// The next number of a counter.
