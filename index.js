@@ -3,4 +3,4 @@
 export { KvCache } from './lib/cache.js'
 export { KvCacheError } from './lib/errors.js'
 export { key } from './lib/key.js'
-export { cloudflareKV } from './lib/tiers.js'
+export { cloudflareKV, disk, redis } from './lib/tiers.js'

@@ -16,7 +16,7 @@ test('import and require give the same classes', () => {
 
 test('it exports what is built, and nothing else', () => {
   const names = Object.keys(imported).filter(name => name !== 'default' && name !== 'module.exports')
-  assert.deepEqual(names.sort(), ['KvCache', 'KvCacheError', 'cloudflareKV', 'key'])
+  assert.deepEqual(names.sort(), ['KvCache', 'KvCacheError', 'cloudflareKV', 'disk', 'key', 'redis'])
 })
 
 test('the public surface is that of the contract', () => {

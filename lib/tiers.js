@@ -6,8 +6,9 @@
  * message, and none can be read from the object.
  */
 import { createHash } from 'node:crypto'
+import { resolve } from 'node:path'
 import { invalidOption, show, unknownOption } from './errors.js'
-import { parseTimeout } from './options.js'
+import { parseSize, parseTimeout } from './options.js'
 
 /** How long one call of a tier may take, unless told otherwise, in milliseconds. */
 const TIMEOUT = 1000
@@ -38,7 +39,7 @@ class Tier {
   }
 }
 
-const ALLOWED_TIERS = 'an array of tiers, the nearest first, each of another kind: cloudflareKV()'
+const ALLOWED_TIERS = 'an array of tiers, the nearest first, each of another kind: disk(), redis(), cloudflareKV()'
 
 /**
  * The option `tiers`.
@@ -159,4 +160,116 @@ export function cloudflareKV(options) {
     apiToken: parseToken(apiToken),
     baseUrl: parseBaseUrl(baseUrl)
   })
+}
+
+// --- Disk ------------------------------------------------------------------------------------------------------------
+
+/** Bytes that a store takes unless told otherwise, and the least it can be told to. */
+const MAX_SIZE = 1024 ** 3
+const LEAST_SIZE = 1024 ** 2
+
+/**
+ * @param {unknown} options
+ */
+export function disk(options) {
+  const { path, maxSize, timeout } = named(options, 'disk()', ['path', 'maxSize', 'timeout'])
+  if (typeof path !== 'string' || path === '' || path.includes('\0') || !path.isWellFormed()) {
+    throw invalidOption('path', path, 'the path of a directory, which is made if it is not there')
+  }
+  return new Tier({
+    kind: 'disk',
+    timeout: parseTierTimeout(timeout),
+    path: resolve(path),
+    maxSize: maxSize === undefined ? MAX_SIZE : parseSize('maxSize', maxSize, LEAST_SIZE)
+  })
+}
+
+// --- Redis -----------------------------------------------------------------------------------------------------------
+
+const PREFIX = 'kvcache:'
+const MOST_PREFIX = 128
+const MOST_URLS = 64
+const ALLOWED_URL = "'redis://host:port', 'rediss://…' for TLS, 'unix:///path', with 'user:password@' and '/database' where needed, or an array of these"
+
+/**
+ * @param {unknown} value
+ * @returns {string[]}
+ */
+function parseUrls(value) {
+  const urls = Array.isArray(value) ? Array.from(value) : [value]
+  if (urls.length === 0 || urls.length > MOST_URLS) throw invalidOption('url', value, `${ALLOWED_URL}; 1 to ${MOST_URLS}`)
+  for (const url of urls) {
+    // What was given may hold a password: it is not shown.
+    if (typeof url !== 'string') throw invalidOption('url', url, ALLOWED_URL)
+    if (!/^(rediss?:\/\/[^/]|(redis\+)?unix:\/\/)/.test(url) || !URL.canParse(url)) {
+      throw unknownOption('url', 'redis()', `is a string that is no URL of Redis; allowed: ${ALLOWED_URL}`)
+    }
+  }
+  return urls
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ * @returns {boolean}
+ */
+function parseFlag(name, value) {
+  if (value === undefined) return false
+  if (typeof value === 'boolean') return value
+  throw invalidOption(name, value, 'true or false')
+}
+
+/**
+ * @param {unknown} value
+ * @returns {string | undefined}
+ */
+function parseSentinel(value) {
+  if (value === undefined) return undefined
+  const { name } = named(value, 'sentinel', ['name'])
+  if (typeof name === 'string' && name !== '') return name
+  throw invalidOption('sentinel.name', name, 'the name of the master that the sentinels watch')
+}
+
+/**
+ * @param {unknown} value
+ * @returns {string | undefined}
+ */
+function parseTls(value) {
+  if (value === undefined) return undefined
+  const { ca } = named(value, 'tls', ['ca'])
+  if (ca === undefined || (typeof ca === 'string' && ca !== '')) return ca
+  throw invalidOption('tls.ca', ca, 'certificates as PEM, or the path of a file that holds them')
+}
+
+/**
+ * @param {unknown} value
+ * @returns {string}
+ */
+function parsePrefix(value) {
+  if (value === undefined) return PREFIX
+  if (typeof value === 'string' && value !== '' && value.isWellFormed() && Buffer.byteLength(value) <= MOST_PREFIX &&
+    !/[{}]/.test(value)) return value
+  throw invalidOption('prefix', value, `a string of 1 to ${MOST_PREFIX} bytes of UTF-8 without '{' and '}'`)
+}
+
+/**
+ * @param {unknown} options
+ */
+export function redis(options) {
+  const { url, cluster, sentinel, tls, prefix, lock, timeout } =
+    named(options, 'redis()', ['url', 'cluster', 'sentinel', 'tls', 'prefix', 'lock', 'timeout'])
+  const spec = {
+    kind: 'redis',
+    timeout: parseTierTimeout(timeout),
+    urls: parseUrls(url),
+    cluster: parseFlag('cluster', cluster),
+    sentinel: parseSentinel(sentinel),
+    ca: parseTls(tls),
+    prefix: parsePrefix(prefix),
+    lock: parseFlag('lock', lock)
+  }
+  if (spec.cluster && spec.sentinel !== undefined) {
+    throw unknownOption('sentinel', 'redis()', 'and cluster exclude each other; allowed: one of them')
+  }
+  return new Tier(spec)
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kvcache_engine::engine::{BatchEnd, Engine};
 use kvcache_engine::tier::cloudflare::{self, CloudflareTier};
+use kvcache_engine::tier::disk::{self, DiskTier};
+use kvcache_engine::tier::redis::{self, RedisTier};
 use kvcache_engine::tier::{Behindhand, Layer, Runtime, Tier, TierError, Tiers};
 use napi::{Env, Result};
 use napi_derive::napi;
@@ -18,7 +20,7 @@ use crate::thread::{with_cache, with_local};
 /// A tier as the user described it, checked by JavaScript. Which of the rest is there depends on the kind.
 #[napi(object)]
 pub struct TierIn {
-    /// 'cloudflareKV'.
+    /// 'disk', 'redis' or 'cloudflareKV'.
     pub kind: String,
     /// Milliseconds that one call may take.
     pub timeout: f64,
@@ -26,6 +28,15 @@ pub struct TierIn {
     pub namespace_id: Option<String>,
     pub api_token: Option<String>,
     pub base_url: Option<String>,
+    pub path: Option<String>,
+    /// Bytes.
+    pub max_size: Option<f64>,
+    pub urls: Option<Vec<String>>,
+    pub cluster: Option<bool>,
+    pub sentinel: Option<String>,
+    pub ca: Option<String>,
+    pub prefix: Option<String>,
+    pub lock: Option<bool>,
 }
 
 /// A tier that cannot be opened.
@@ -68,6 +79,29 @@ pub fn layers(specs: &[TierIn]) -> std::result::Result<Made, TierTrouble> {
 
 fn layer(spec: &TierIn, timeout: Duration, runtime: &Runtime) -> std::result::Result<Arc<dyn Tier>, TierError> {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    match &*spec.kind {
+        "disk" => {
+            let settings = disk::Settings {
+                path: text(&spec.path).into(),
+                max_size: spec.max_size.map_or(disk::MAX_SIZE, |bytes| bytes as u64),
+                timeout,
+            };
+            return Ok(Arc::new(DiskTier::open(&settings, runtime.handle())?));
+        }
+        "redis" => {
+            let settings = redis::Settings {
+                urls: spec.urls.clone().unwrap_or_default(),
+                cluster: spec.cluster.unwrap_or_default(),
+                sentinel: spec.sentinel.clone(),
+                tls_ca: spec.ca.clone(),
+                prefix: spec.prefix.clone().unwrap_or_else(|| redis::PREFIX.to_owned()),
+                lock: spec.lock.unwrap_or_default(),
+                timeout,
+            };
+            return Ok(Arc::new(RedisTier::new(&settings, runtime.handle())?));
+        }
+        _ => {}
+    }
     let settings = cloudflare::Settings {
         account_id: text(&spec.account_id),
         namespace_id: text(&spec.namespace_id),

@@ -133,6 +133,11 @@ impl Engine {
                 }
             }
         }
+        if over.is_none() {
+            // It is from here that its fetcher looks at the world.
+            let positions = self.positions();
+            flight.state.lock().positions = positions;
+        }
         self.expects_expiry(dead_at);
         if let Some((entry, watchers)) = over {
             self.tell_landed(token, &watchers);

@@ -37,7 +37,7 @@ pub trait Watcher: Send + Sync {
     fn missed(&self);
 
     /// The tier can be reached again after it could not.
-    fn returned(&self);
+    fn returned(&self) {}
 
     /// Something went wrong that nobody waited for.
     fn failed(&self, error: &TierError, key: Option<&Key>);

@@ -7,7 +7,7 @@
 //! Nothing that a tier holds is served before its facts of earlier times are known.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ use crate::load::flights::Token;
 /// How long a fact is kept by a tier, at least: 30 days in milliseconds. Longer where an entry that it could cut lives longer.
 const KEPT: u64 = 30 * 24 * 3_600_000;
 
-/// Between two attempts to read the facts of earlier times.
+/// Between two attempts to read the facts of earlier times: at first, and at most.
+const SOON: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a lease is waited for at most.
@@ -62,6 +63,10 @@ struct Slot {
     ready: watch::Sender<bool>,
     /// How long that is waited for.
     patience: Duration,
+    /// The log has once been read.
+    known: AtomicBool,
+    /// Something was stored here before that.
+    early: AtomicBool,
     tools: Mutex<Tools>,
     shared: Weak<Tiers>,
 }
@@ -94,6 +99,8 @@ impl Tiers {
                     ledger: Mutex::new(Ledger::new(epoch)),
                     outbox: Outbox::default(),
                     ready: watch::Sender::new(false),
+                    known: AtomicBool::new(false),
+                    early: AtomicBool::new(false),
                     tools: Mutex::default(),
                     shared: Weak::clone(shared),
                 })
@@ -113,6 +120,7 @@ impl Tiers {
             if let Some(log) = slot.guarded.log() {
                 let watcher: Weak<dyn Watcher> = Arc::downgrade(slot) as Weak<dyn Watcher>;
                 log.watch(watcher);
+                slot.known.fetch_or(log.position().epoch != 0, Ordering::SeqCst);
             }
             let sender = Arc::clone(slot);
             tiers.runtime.handle().spawn(async move { sender.outbox.run(&sender.guarded, &*sender).await });
@@ -126,23 +134,28 @@ impl Tiers {
     fn learn(&self, slot: &Arc<Slot>) {
         let slot = Arc::clone(slot);
         self.runtime.handle().spawn(async move {
+            let mut pause = SOON;
             loop {
                 if slot.shared.upgrade().is_none() {
                     return;
                 }
-                if let Ok(facts) = slot.guarded.read_markers(0).await {
+                let epoch = slot.guarded.log().map(|log| log.position().epoch);
+                if epoch != Some(0)
+                    && let Ok(facts) = slot.guarded.read_markers(0).await
+                {
                     let mut ledger = slot.ledger.lock();
-                    if let Some(log) = slot.guarded.log()
-                        && log.position().epoch != ledger.epoch()
+                    if let Some(epoch) = epoch
+                        && epoch != ledger.epoch()
                     {
-                        *ledger = Ledger::new(log.position().epoch);
+                        *ledger = Ledger::new(epoch);
                     }
                     facts.iter().for_each(|fact| ledger.note(fact));
                     drop(ledger);
                     slot.ready.send_replace(true);
                     return;
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN);
             }
         });
     }
@@ -405,6 +418,9 @@ impl Behind for Tiers {
             self.has_passed(engine.clocks().unix_of(entry.dead_at()));
         }
         for slot in &self.slots {
+            if slot.guarded.log().is_some_and(|log| log.position().epoch == 0) {
+                slot.early.store(true, Ordering::SeqCst);
+            }
             let load = load.map(|positions| positions.get(slot.index).copied().unwrap_or_default());
             slot.push(Op::Put { entry: entry.clone(), load }, Some(entry.key().into()));
             if load.is_none() && slot.guarded.log().is_none() {
@@ -637,7 +653,9 @@ impl Watcher for Slot {
     fn missed(&self) {
         let Some(shared) = self.shared.upgrade() else { return };
         self.ready.send_replace(false);
-        if let Some(engine) = shared.engine.upgrade() {
+        // At the first reading there is nothing to be outdated, but what was stored before it.
+        let outdates = self.known.swap(true, Ordering::SeqCst) | self.early.swap(false, Ordering::SeqCst);
+        if outdates && let Some(engine) = shared.engine.upgrade() {
             engine.apply(&Target::All, &label(&Target::All), false);
         }
         if let Some(slot) = shared.slots.get(self.index) {

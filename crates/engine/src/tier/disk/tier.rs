@@ -225,6 +225,10 @@ impl Tier for DiskTier {
         Some(self)
     }
 
+    fn is_awaited(&self) -> bool {
+        true
+    }
+
     fn get_now(&self, key: &[u8]) -> Option<Found> {
         let open = self.open.read();
         let Some(watch) = &*open else { return Some(Err(TierError::closed())) };

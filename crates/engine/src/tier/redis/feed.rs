@@ -324,6 +324,9 @@ impl Reader<'_> {
             self.begin_anew(false).await?;
         }
         let mut end = self.look().await?;
+        if let Some(watcher) = self.feed.watcher() {
+            watcher.returned();
+        }
         // What is there already is read at once; then it is waited for more.
         let mut block = false;
         loop {
