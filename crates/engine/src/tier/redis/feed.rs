@@ -65,7 +65,7 @@ pub struct Feed {
     position: watch::Sender<Position>,
     recent: Mutex<Recent>,
     watcher: RwLock<Option<Weak<dyn Watcher>>>,
-    /// Whether somebody has asked for the position before there was one.
+    /// Whether a load has begun before there was a position.
     asked_early: AtomicBool,
     /// The largest number that a write of this tier was given, and in which log.
     written: Mutex<Position>,
@@ -121,6 +121,12 @@ impl Feed {
         })
     }
 
+    /// Whether it has been read at all.
+    pub fn has_begun(&self) -> bool {
+        self.position.borrow().epoch != 0
+    }
+
+    /// Where a load begins.
     pub fn position(&self) -> Position {
         let position = *self.position.borrow();
         if position.epoch == 0 {

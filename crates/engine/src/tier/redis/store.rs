@@ -88,7 +88,7 @@ impl RedisTier {
     /// Where the log stands, if what is found can be judged by it. Before it was read for the first time, waits for that.
     async fn vouched(&self) -> Result<Position, TierError> {
         self.open()?;
-        if self.feed.position().epoch == 0 {
+        if !self.feed.has_begun() {
             // Where there is no connection it says why.
             self.log_link.get().await?;
             let _ = timeout(self.timeout, self.feed.ready()).await;
