@@ -1,10 +1,15 @@
 //! What becomes of the tier when Redis loses its memory, stops, goes and comes back, or is no longer what it was.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvcache_engine::tier::conformance::{get, record};
 use kvcache_engine::tier::redis::{RedisTier, Settings};
 use kvcache_engine::tier::{Fact, Put, SharedLog, Tier, TierErrorKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -215,4 +220,83 @@ async fn what_was_invalidated_while_one_was_cut_off_is_told_afterwards() {
     assert_eq!(targets, (0..50).map(|n| tag(&format!("t{n}"))).collect::<Vec<_>>());
     assert_eq!(at_b.missed(), 0);
     assert_eq!(a.delete_many(vec![key("x")]).await, vec![Ok(())]);
+}
+
+/// A way to a server that can be cut for those connections that read the log.
+struct Way {
+    port: u16,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Way {
+    /// Bytes go both ways, but nothing does on a connection that reads the log while it is cut: neither an end nor an error.
+    async fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, to) = (listener.local_addr().unwrap().port(), server.port);
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&is_cut);
+        tokio::spawn(async move {
+            while let Ok((here, _)) = listener.accept().await {
+                let cut = Arc::clone(&cut);
+                tokio::spawn(async move {
+                    let there = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    let reads_log = Arc::new(AtomicBool::new(false));
+                    let ((here_in, here_out), (there_in, there_out)) = (here.into_split(), there.into_split());
+                    let forth = carry(here_in, there_out, Arc::clone(&cut), Arc::clone(&reads_log));
+                    let back = carry(there_in, here_out, cut, reads_log);
+                    tokio::select! { () = forth => {} () = back => {} }
+                });
+            }
+        });
+        Self { port, is_cut }
+    }
+
+    fn cut(&self, cut: bool) {
+        self.is_cut.store(cut, Ordering::SeqCst);
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: Arc<AtomicBool>, reads_log: Arc<AtomicBool>) {
+    let mut bytes = vec![0; 65_536];
+    while let Ok(n @ 1..) = from.read(&mut bytes).await {
+        if bytes[..n].windows(5).any(|word| word == b"XREAD") {
+            reads_log.store(true, Ordering::SeqCst);
+        }
+        while cut.load(Ordering::SeqCst) && reads_log.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if to.write_all(&bytes[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_of_the_log_alone_is_noticed_and_caught_up_with() {
+    if !is_there() {
+        return;
+    }
+    let server = Server::ready(&[]);
+    let way = Way::to(&server).await;
+    let (a, _) = synced(&server).await;
+    let settings = Settings { urls: vec![format!("redis://127.0.0.1:{}", way.port)], ..Settings::default() };
+    let b = RedisTier::new(&settings, &Handle::current()).unwrap();
+    assert_eq!(get(&b, "k").await, Ok(None));
+    let at_b = super::log::Seen::on(&b);
+    put(&a, Put::write(record("k", "1", 0))).await;
+    until("told", async || at_b.told().len() == 1).await;
+    way.cut(true);
+    let early = loaded(&b, "other", "old");
+    assert_eq!(a.write_marker(fact(tag("t"), false)).await, Ok(()));
+    until("what is found is not trusted any more", async || get(&b, "k").await.is_err()).await;
+    let silent = get(&b, "k").await.unwrap_err();
+    assert!(silent.kind == TierErrorKind::Unavailable && silent.message.contains("log"), "{silent}");
+    assert!(b.put_many(vec![Put::load(early)]).await[0].is_err(), "and no load is stored");
+    assert!(at_b.told().len() == 1 && !at_b.failed().is_empty(), "its silence is told");
+    for n in 0..100 {
+        assert_eq!(a.write_marker(fact(tag(&format!("t{n}")), false)).await, Ok(()));
+    }
+    way.cut(false);
+    until("all is told", async || at_b.told().len() == 102 && a.position() == b.position()).await;
+    assert_eq!((value(&b, "k").await.as_deref(), at_b.missed()), (Some("1"), 0));
 }
