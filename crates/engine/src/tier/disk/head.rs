@@ -2,6 +2,7 @@
 //!
 //! - *The head*: the lower 32 bits of the newest number of the log. It is stored after a commit and before the commit is
 //!   answered, so whoever finds it unchanged has missed nothing that was answered.
+//! - *The owner* of the last checkpoint.
 //! - *Uses*: a byte for each of many slots of keys, set by who reads one, cleared by who looks for something to evict.
 //!
 //! All of the file is allocated when it is made: a full disk later is no fault of the memory. It holds nothing that is missed
@@ -9,7 +10,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use twox_hash::XxHash3_64;
@@ -57,6 +58,12 @@ impl Head {
         let newer = |old: u32| (old == 0 || new.wrapping_sub(old) as i32 > 0).then_some(new);
         // It fails where it is there already.
         let _ = self.word().fetch_update(Ordering::SeqCst, Ordering::SeqCst, newer);
+    }
+
+    /// Who took the last checkpoint.
+    pub fn owner(&self) -> &AtomicU64 {
+        // SAFETY: as with the head; the second word of eight bytes is within the page, and aligned.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(8).cast()) }
     }
 
     fn slot(&self, key: &[u8]) -> &AtomicU8 {

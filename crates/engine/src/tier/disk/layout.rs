@@ -6,6 +6,7 @@
 //! | `open.lock` | held by who opens, and by who changes what others have open |
 //! | `use.lock` | shared by all who have it open, and released by the system when one dies |
 //! | `data.mdb`, `lock.mdb` | the LMDB environment |
+//! | `checkpoint`, `checkpoint.lock`, `pins` | what of it is on disk, and who keeps it so |
 //! | `stamps` | the head of the log, mapped by all |
 //! | `values` | files of large values |
 
@@ -19,11 +20,15 @@ use crate::tier::{TierError, TierErrorKind, unix_now};
 
 pub(super) const STAMPS: &str = "stamps";
 pub(super) const VALUES: &str = "values";
+pub(super) const DATA: &str = "data.mdb";
+pub(super) const LOCK: &str = "lock.mdb";
+pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const PINS: &str = "pins";
 const MARK: &str = "format";
 const OPEN_LOCK: &str = "open.lock";
 const USE_LOCK: &str = "use.lock";
 /// What is set aside together.
-const STORE: [&str; 4] = ["data.mdb", "lock.mdb", STAMPS, VALUES];
+const STORE: [&str; 5] = [DATA, LOCK, CHECKPOINT, STAMPS, VALUES];
 
 /// An error about the path.
 pub(super) fn refuse(path: &Path, why: &str) -> TierError {
@@ -85,7 +90,9 @@ fn check_mark(path: &Path) -> Result<bool, TierError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             for entry in fs::read_dir(path).map_err(|e| failed(path, "list the directory", &e))? {
                 let name = entry.map_err(|e| failed(path, "list the directory", &e))?.file_name();
-                if ![OPEN_LOCK, "format.new"].iter().any(|ours| name == *ours) {
+                let ours = [OPEN_LOCK, "format.new", MARK].iter().any(|ours| name == *ours);
+                // What is there now may be ours if the mark has come meanwhile.
+                if !ours && !path.join(MARK).exists() {
                     return Err(refuse(path, "the directory holds something else, which was left untouched"));
                 }
             }
@@ -188,8 +195,13 @@ impl Held {
         Self { _file: None }
     }
 
+    /// Whether nobody has that lock. It is not made.
+    pub fn is_free(name: &Path) -> bool {
+        !name.exists() || lock(name, false).is_ok()
+    }
+
     /// Waits for the lock until then.
-    fn wait(name: &Path, alone: bool, deadline: Instant) -> io::Result<Self> {
+    pub fn wait(name: &Path, alone: bool, deadline: Instant) -> io::Result<Self> {
         loop {
             match lock(name, alone) {
                 Ok(file) => return Ok(Self { _file: Some(file) }),

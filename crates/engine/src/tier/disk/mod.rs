@@ -12,13 +12,14 @@
 //! to see.
 //!
 //! *What lasts.* What was answered survives the end of the process, however it ends: it is in the system's memory. What was there
-//! at a `flush()` survives the end of the machine, too, and so does the store as a whole: a commit has its data on disk before the
-//! page that names it is written, and only that page may come late.
+//! at a `flush()` survives the end of the machine, too, and so does the store as a whole, as it was at the last of the
+//! [`checkpoint`]s, which are a second apart.
 //!
 //! *What is read where.* A value of up to 32 KiB is read on the calling thread ([`crate::tier::Tier::get_now`]): it is a look-up in
 //! memory that the system fills, without a system call, and a thread's hop costs more. What is larger, or in a file, goes to a
 //! thread that may wait.
 
+mod checkpoint;
 mod head;
 mod known;
 mod layout;

@@ -2,6 +2,7 @@
 //! committed, others can see it, and the watcher has been told.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,12 @@ const MOST_CALLS: usize = 4096;
 
 /// How often the thread looks for what is over.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often what was written is brought to disk.
+const SYNC: Duration = Duration::from_secs(1);
+
+/// How long a flush waits for another process that brings the store to disk.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be done, and who waits for it.
 pub(super) enum Work {
@@ -59,6 +66,8 @@ struct Waiting {
 struct Inner {
     waiting: Mutex<Waiting>,
     change: Condvar,
+    /// It is the end.
+    end: Condvar,
 }
 
 /// What waits to be written.
@@ -117,10 +126,14 @@ impl Work {
 }
 
 impl Queue {
-    /// Starts the thread of a store; it ends with the store.
+    /// Starts the threads of a store: one writes, the other brings what was written to disk. They end with the store.
     pub fn start(store: &Arc<Store>) -> std::io::Result<()> {
-        let (inner, weak) = (Arc::clone(&store.queue.0), Arc::downgrade(store));
-        std::thread::Builder::new().name("kvcache-disk".into()).spawn(move || inner.run(&weak)).map(drop)
+        let spawn = |name: &str, run: fn(&Inner, &Weak<Store>)| {
+            let (inner, weak) = (Arc::clone(&store.queue.0), Arc::downgrade(store));
+            std::thread::Builder::new().name(name.into()).spawn(move || run(&inner, &weak)).map(drop)
+        };
+        spawn("kvcache-disk", Inner::run)?;
+        spawn("kvcache-sync", Inner::run_sync)
     }
 
     /// Takes a job, or fails it where too much waits.
@@ -142,6 +155,7 @@ impl Queue {
     pub fn end(&self) {
         self.0.waiting.lock().ended = true;
         self.0.change.notify_one();
+        self.0.end.notify_one();
     }
 }
 
@@ -165,12 +179,42 @@ impl Inner {
             };
             if !jobs.is_empty() {
                 perform(&store, jobs, &mut known);
+                if !store.reserve() {
+                    // An error is met again, by who writes.
+                    let _ = make_room(&store);
+                }
+                if store.is_due() {
+                    // An error is met again, by who flushes.
+                    let _ = store.sync(Duration::ZERO);
+                }
             }
             if Instant::now() >= next {
                 if sweep.run(&store) {
                     known.forget();
                 }
                 next = Instant::now() + SWEEP;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Once a second, what was written is brought to disk.
+    fn run_sync(&self, store: &Weak<Store>) {
+        loop {
+            let mut waiting = self.waiting.lock();
+            let until = Instant::now() + SYNC;
+            while !waiting.ended && Instant::now() < until {
+                self.end.wait_until(&mut waiting, until);
+            }
+            if waiting.ended {
+                return;
+            }
+            drop(waiting);
+            let Some(store) = store.upgrade() else { return };
+            if store.unsynced.load(Ordering::Relaxed) > 0 {
+                // An error is met again, by who flushes.
+                let _ = store.sync(Duration::ZERO);
             }
         }
     }
@@ -221,7 +265,7 @@ fn perform(store: &Arc<Store>, jobs: Vec<Job>, known: &mut Known) {
     let mut synced = None;
     for (job, outcome) in jobs.into_iter().zip(outcomes) {
         let outcome = match &job.work {
-            Work::Flush(_) => Outcome::One(synced.get_or_insert_with(|| store.sync()).clone()),
+            Work::Flush(_) => Outcome::One(synced.get_or_insert_with(|| store.sync(PATIENCE)).clone()),
             _ => outcome,
         };
         job.work.answer(outcome);
@@ -243,9 +287,23 @@ fn transact(store: &Store, jobs: &[Job], known: &mut Known) -> Result<Vec<Outcom
     Ok(outcomes)
 }
 
+/// Removes what goes first. That takes free pages itself, which a checkpoint sets free; less is removed where these are few.
 fn make_room(store: &Store) -> Result<(), TierError> {
+    let mut done = Ok(());
+    for part in [8, 64, 512] {
+        store.sync(PATIENCE)?;
+        done = evict(store, part);
+        if done.is_ok() {
+            break;
+        }
+    }
+    done?;
+    store.sync(PATIENCE)
+}
+
+fn evict(store: &Store, part: u64) -> Result<(), TierError> {
     let mut writing = Writing::begin(store)?;
-    let used = store.used(&writing.txn)?;
-    writing.evict_to(used / 8 * 7)?;
+    let used = store.used(&writing.txn, &writing.state)?;
+    writing.evict_to(used - used / part)?;
     writing.commit().map(drop)
 }

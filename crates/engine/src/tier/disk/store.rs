@@ -11,9 +11,10 @@
 //! | `state` | empty | the numbers of the store |
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,9 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithTls};
 use parking_lot::Mutex;
 
+use super::checkpoint::{self, Checkpoints};
 use super::head::Head;
-use super::layout::{self, Layout, failed, refuse};
+use super::layout::{self, Held, Layout, failed, refuse};
 use super::queue::Queue;
 use super::rows::{self, FORMAT, Holds, Line, State};
 use super::values::Values;
@@ -35,6 +37,9 @@ const LEAST_MAP: u64 = 1 << 34;
 
 /// Threads of all processes that may read at a time.
 const READERS: u32 = 4096;
+
+/// Bytes that the file of LMDB has at least to grow into, where the system can set them aside.
+const RESERVE: u64 = 1 << 20;
 
 /// Bytes of an envelope that are read on the calling thread.
 pub(super) const READ_NOW: usize = 32 * 1024;
@@ -64,11 +69,21 @@ pub(super) struct Store {
     pub env: Env,
     pub dbs: Dbs,
     pub head: Arc<Head>,
+    /// None where a commit waits for the disk.
+    checkpoints: Option<Checkpoints>,
     pub values: Values,
     pub epoch: u64,
     pub layout: Mutex<Layout>,
     pub queue: Queue,
+    /// Tier objects that have it open.
+    pub tiers: AtomicUsize,
+    /// Bytes of pages that were written since the last checkpoint, roughly.
+    pub unsynced: AtomicU64,
     max_size: AtomicU64,
+    page_size: u64,
+    /// The file of LMDB, and up to where it has been given its room on the disk.
+    data: File,
+    reserved: AtomicU64,
     /// Once LMDB says that the environment is damaged.
     damaged: AtomicBool,
     /// Once there was no room.
@@ -96,7 +111,18 @@ impl Store {
             closing.wait_timeout(deadline.saturating_duration_since(Instant::now()));
         }
         let mut warnings = Vec::new();
-        let (env, dbs, state) = match open_env(&path, max_size) {
+        let boot = checkpoint::boot();
+        let restored = match &boot {
+            Some(boot) => restore(&path, boot, &mut layout, &opening)?,
+            None => checkpoint::Found::Good,
+        };
+        let opened = match restored {
+            checkpoint::Found::Damaged => {
+                Err(Trouble::Damaged("its checkpoint is missing or not what was written".into()))
+            }
+            _ => open_env(&path, max_size, boot.is_some()),
+        };
+        let (env, dbs, mut state) = match opened {
             Err(Trouble::Damaged(why)) => {
                 let aside = layout.alone(&opening, Layout::set_aside)?;
                 let Some(aside) = aside.transpose()? else {
@@ -107,15 +133,36 @@ impl Store {
                 let message =
                     format!("the store was damaged ({why}); it was set aside as '{aside}', and a new one begun");
                 warnings.push(TierError::new(TierErrorKind::Corrupt, refuse(&path, &message).message));
-                open_env(&path, max_size).map_err(|trouble| trouble.or_damaged(&path))?
+                open_env(&path, max_size, boot.is_some()).map_err(|trouble| trouble.or_damaged(&path))?
             }
             opened => opened.map_err(|trouble| trouble.or_damaged(&path))?,
         };
         let head = Head::open(&path.join(layout::STAMPS)).map_err(|e| failed(&path, "make the file 'stamps'", &e))?;
+        if restored == (checkpoint::Found::Restored { undone: true }) {
+            // Numbers that are given again are of another log.
+            state.epoch = fastrand::u64(1..);
+            begin_log(&env, &dbs, &state).map_err(|e| about_path(&path, error_of(e)))?;
+        }
         head.raise(state.seq);
         let values = Values::open(path.join(layout::VALUES)).map_err(|e| failed(&path, "make 'values'", &e))?;
+        let checkpoints = match boot {
+            Some(boot) => {
+                let checkpoints = Checkpoints::new(&path, boot).map_err(|e| failed(&path, "make 'pins'", &e))?;
+                if restored != checkpoint::Found::Good || !path.join(layout::CHECKPOINT).exists() {
+                    let taken = checkpoints.take(&env, &head, patience);
+                    taken.map_err(|e| failed(&path, "take a checkpoint", &e))?;
+                }
+                Some(checkpoints)
+            }
+            None => None,
+        };
         drop(opening);
+        let data = env.try_clone_inner_file().map_err(|e| about_path(&path, error_of(e)))?;
         let store = Arc::new(Self {
+            data,
+            reserved: AtomicU64::new(0),
+            page_size: u64::from(env.unnamed_database_stat().page_size),
+            checkpoints,
             env,
             dbs,
             head: Arc::new(head),
@@ -126,6 +173,8 @@ impl Store {
             damaged: AtomicBool::new(false),
             full: AtomicBool::new(false),
             queue: Queue::default(),
+            tiers: AtomicUsize::new(0),
+            unsynced: AtomicU64::new(0),
             warnings: Mutex::new(warnings),
         });
         open.retain(|_, store| store.strong_count() > 0);
@@ -134,9 +183,30 @@ impl Store {
         Ok(store)
     }
 
-    /// Has on disk what is committed.
-    pub fn sync(&self) -> Result<(), TierError> {
-        self.env.force_sync().map_err(|e| self.error(e))
+    /// Has on disk what is committed. Where another process does, too, it waits for that at most so long.
+    pub fn sync(&self, patience: Duration) -> Result<(), TierError> {
+        let Some(checkpoints) = &self.checkpoints else { return self.env.force_sync().map_err(|e| self.error(e)) };
+        let unsynced = self.unsynced.swap(0, Ordering::Relaxed);
+        checkpoints.take(&self.env, &self.head, patience).map_err(|error| {
+            self.unsynced.fetch_add(unsynced, Ordering::Relaxed);
+            let message = format!("tier 'disk': cannot bring what was written to the disk: {error}");
+            TierError::new(TierErrorKind::Unavailable, message)
+        })
+    }
+
+    /// Whether what is on disk stays there, if this transaction changes something.
+    pub fn is_kept(&self) -> bool {
+        self.checkpoints.as_ref().is_none_or(|checkpoints| checkpoints.is_kept(&self.head))
+    }
+
+    /// Whether there are commits that are to be brought to disk now: the pages that they have replaced are wanted.
+    pub fn is_due(&self) -> bool {
+        self.checkpoints.is_some() && self.unsynced.load(Ordering::Relaxed) > self.max_size() / 16
+    }
+
+    /// Lets go of pages that need not be kept any more.
+    pub fn let_go(&self) {
+        self.checkpoints.iter().for_each(|checkpoints| checkpoints.let_go(&self.head));
     }
 
     pub fn max_size(&self) -> u64 {
@@ -180,13 +250,30 @@ impl Store {
     }
 
     /// Bytes that the store takes: the pages that are in use, and the files beside.
-    pub fn used(&self, txn: &RoTxn<'_>) -> Result<u64, TierError> {
-        let mut used = self.state(txn)?.aside;
+    pub fn used(&self, txn: &RoTxn<'_>, state: &State) -> Result<u64, TierError> {
+        let mut used = state.aside;
         for db in self.dbs.all() {
             let stat = db.stat(txn).map_err(|e| self.error(e))?;
             used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64 * u64::from(stat.page_size);
         }
         Ok(used)
+    }
+
+    /// Bytes of the file of LMDB.
+    pub fn file_size(&self) -> u64 {
+        (self.env.info().last_page_number as u64 + 1) * self.page_size
+    }
+
+    /// Has the disk set room aside for the file to grow, so that a full disk is met while there still is some: LMDB cannot remove
+    /// anything without. Whether there is.
+    pub fn reserve(&self) -> bool {
+        let (size, ahead) = (self.file_size(), (self.max_size() / 16).min(RESERVE));
+        if self.reserved.load(Ordering::Relaxed) >= size + ahead / 2 {
+            return true;
+        }
+        let done = allocate(&self.data, size + ahead);
+        self.reserved.store(if done { size + ahead } else { 0 }, Ordering::Relaxed);
+        done
     }
 
     /// Looks a key up. None if it has a value that is too large to be read here and `now` is set.
@@ -295,10 +382,48 @@ impl Store {
     }
 }
 
+/// Waits until the store of that path, which no tier has open any more, is closed; not for long.
+pub(super) fn wait_closed(path: &Path, patience: Duration) {
+    if let Some(closing) = heed::env_closing_event(path) {
+        closing.wait_timeout(patience);
+    }
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         self.queue.end();
+        if let Some(checkpoints) = self.checkpoints.take() {
+            checkpoints.end(self.env.clone());
+        }
     }
+}
+
+/// Puts the last checkpoint back, if the machine has been started anew since.
+fn restore(path: &Path, boot: &str, layout: &mut Layout, opening: &Held) -> Result<checkpoint::Found, TierError> {
+    let mut lost = None;
+    let restored = checkpoint::restore(path, boot, |put_back| match layout.alone(opening, |_| put_back()) {
+        Ok(done) => done.transpose(),
+        Err(error) => {
+            lost = Some(error);
+            Ok(None)
+        }
+    });
+    match lost {
+        Some(error) => Err(error),
+        None => restored.map_err(|e| failed(path, "put its checkpoint back", &e)),
+    }
+}
+
+fn about_path(path: &Path, error: TierError) -> TierError {
+    TierError::new(error.kind, refuse(path, &error.message).message)
+}
+
+/// Writes the numbers of the store down.
+fn begin_log(env: &Env, dbs: &Dbs, state: &State) -> heed::Result<()> {
+    let mut txn = env.write_txn()?;
+    dbs.log.clear(&mut txn)?;
+    dbs.state.put(&mut txn, STATE, &state.encode())?;
+    txn.commit()
 }
 
 /// Copies a store that nobody has open without its free pages, in the place of what it was. Bytes of the file before and after.
@@ -321,7 +446,8 @@ pub(super) fn compact(path: &Path, max_size: u64, patience: Duration) -> Result<
         let (data, copy) = (path.join("data.mdb"), path.join("data.new"));
         let size = |name: &Path| name.metadata().map_or(0, |meta| meta.len());
         let before = size(&data);
-        let (env, ..) = open_env(path, max_size).map_err(|trouble| trouble.or_damaged(path))?;
+        let (env, ..) =
+            open_env(path, max_size, checkpoint::boot().is_some()).map_err(|trouble| trouble.or_damaged(path))?;
         let copying = || -> heed::Result<()> {
             let mut file = layout::options().truncate(true).open(&copy)?;
             env.copy_to_file(&mut file, CompactionOption::Enabled)?;
@@ -330,9 +456,26 @@ pub(super) fn compact(path: &Path, max_size: u64, patience: Duration) -> Result<
         let copied = copying().map_err(error_of);
         env.prepare_for_closing().wait();
         let renamed = copied.and_then(|()| {
+            // It is of the old file.
+            let _ = std::fs::remove_file(path.join(layout::CHECKPOINT));
             std::fs::rename(&copy, &data).map_err(|e| failed(path, "put the compacted file in place", &e))
         });
         renamed.inspect_err(|_| drop(std::fs::remove_file(&copy)))?;
+        if let Some(boot) = checkpoint::boot() {
+            let take = || {
+                let (env, ..) = open_env(path, max_size, true).map_err(|trouble| trouble.or_damaged(path))?;
+                let head = Head::open(&path.join(layout::STAMPS));
+                let taken = head.and_then(|head| {
+                    let checkpoints = Checkpoints::new(path, boot)?;
+                    let taken = checkpoints.take(&env, &head, patience);
+                    checkpoints.end(env.clone());
+                    taken
+                });
+                env.prepare_for_closing().wait();
+                taken.map_err(|e| failed(path, "take a checkpoint", &e))
+            };
+            take()?;
+        }
         Ok((before, size(&data)))
     })?;
     copied.unwrap_or_else(|| Err(busy()))
@@ -363,7 +506,7 @@ impl Trouble {
 }
 
 /// Opens the environment, and makes its databases where they are missing.
-fn open_env(path: &Path, max_size: u64) -> Result<(Env, Dbs, State), Trouble> {
+fn open_env(path: &Path, max_size: u64, checkpoints: bool) -> Result<(Env, Dbs, State), Trouble> {
     let map_size = max_size.saturating_mul(4).max(LEAST_MAP).next_power_of_two().min(1 << 46);
     let about = |error: heed::Error| match error {
         heed::Error::Io(error) => Trouble::Other(failed(path, "open the store", &error)),
@@ -381,12 +524,12 @@ fn open_env(path: &Path, max_size: u64) -> Result<(Env, Dbs, State), Trouble> {
     };
     let mut options = EnvOpenOptions::new();
     options.map_size(map_size as usize).max_dbs(7).max_readers(READERS);
-    // SAFETY: a commit then returns before its meta page is on disk, after its data is: what is lost with the machine is the newest
-    // commits, never the order of them.
-    unsafe { options.flags(EnvFlags::NO_META_SYNC | EnvFlags::NO_READ_AHEAD) };
+    let sync = if checkpoints { EnvFlags::NO_SYNC } else { EnvFlags::NO_META_SYNC };
+    // SAFETY: with the first a commit returns before it is on disk: what the file is after a power cut is mended by the checkpoint. With
+    // the second only its meta page is not: what is lost is the newest commit.
+    unsafe { options.flags(sync | EnvFlags::NO_READ_AHEAD) };
     // SAFETY: the file is changed by LMDB alone: its directory is marked as ours, and not shared over a network.
     let env = unsafe { options.open(path) }.map_err(about)?;
-    let _ = env.clear_stale_readers();
     check_length(&env).map_err(about)?;
     let txn = env.write_txn().map_err(about)?;
     let mut state = State::default();
@@ -443,17 +586,40 @@ fn check_length(env: &Env) -> heed::Result<()> {
     walked.map(|_| ())
 }
 
+/// An error of input or output, as Unix numbers it.
+const EIO: i32 = 5;
+
 /// Whether it says that there is no room.
 fn is_full(error: &heed::Error) -> bool {
     let code = |code| std::io::Error::from_raw_os_error(code).kind();
     match error {
         heed::Error::Mdb(MdbError::MapFull) => true,
         heed::Error::Mdb(MdbError::Other(other)) => {
-            matches!(code(*other), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            // LMDB says EIO where the system wrote a part only.
+            matches!(code(*other), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) || *other == EIO
         }
         heed::Error::Io(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
         _ => false,
     }
+}
+
+/// Has the disk give a file room up to there, and leaves its length as it is. False where the disk has none.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn allocate(file: &File, len: u64) -> bool {
+    use std::os::fd::AsRawFd;
+
+    // SAFETY: the descriptor is open, as `file` owns it.
+    let done = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len as libc::off_t) };
+    done == 0
+        || !matches!(
+            std::io::Error::last_os_error().kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        )
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn allocate(_file: &File, _len: u64) -> bool {
+    true
 }
 
 /// What an error of LMDB is to a caller.

@@ -37,6 +37,7 @@ pub(super) struct Sweep {
 impl Sweep {
     /// One sweep. Whether markers have gone. What fails is tried again by the next.
     pub fn run(&mut self, store: &Store) -> bool {
+        store.let_go();
         for _ in 0..50 {
             match step(store) {
                 Ok(true) => {}
@@ -47,7 +48,10 @@ impl Sweep {
             return false;
         }
         self.last = Some(Instant::now());
-        let _ = store.env.clear_stale_readers();
+        // Those of the dead may be what keeps the pages of the last checkpoint.
+        if store.is_kept() || store.sync(Duration::ZERO).is_ok() {
+            let _ = store.env.clear_stale_readers();
+        }
         let _ = self.drop_orphans(store);
         drop_markers(store).unwrap_or(false)
     }
@@ -89,7 +93,7 @@ fn step(store: &Store) -> Result<bool, TierError> {
         let (txn, now) = (store.read()?, unix_now());
         let first = store.dbs.ends.first(&txn).map_err(|e| store.error(e))?;
         let over = first.is_some_and(|(key, _)| rows::number_of(key) <= now);
-        if !over && !log_is_long(store, &txn)? && store.used(&txn)? <= limit(store) {
+        if !over && !log_is_long(store, &txn)? && store.used(&txn, &store.state(&txn)?)? <= limit(store) {
             return Ok(false);
         }
     }
@@ -139,10 +143,13 @@ fn drop_markers(store: &Store) -> Result<bool, TierError> {
     Ok(true)
 }
 
-/// Bytes above which room is made. The rest is for pages that are free, but not to be used again before two more transactions.
+/// Bytes above which room is made. The rest is for pages that are free, but not to be used again before the next checkpoint; where
+/// the file is nearly as long as it may get there must be more of these.
 fn limit(store: &Store) -> u64 {
     let most = store.max_size();
-    most / 8 * 7 - (most / 4).min(1 << 20)
+    let limit = most / 8 * 7 - (most / 8).min(4 << 20);
+    let beyond = store.file_size().saturating_sub(most / 16 * 15);
+    limit - beyond.min(limit / 2)
 }
 
 impl Writing<'_> {
@@ -190,7 +197,7 @@ impl Writing<'_> {
         }
         self.came = 0;
         let limit = limit(self.store);
-        if self.store.used(&self.txn)? > limit { self.evict_to(limit / 16 * 15) } else { Ok(()) }
+        if self.store.used(&self.txn, &self.state)? > limit { self.evict_to(limit / 16 * 15) } else { Ok(()) }
     }
 
     /// Removes what goes first, until no more than so many bytes are used.
@@ -198,14 +205,19 @@ impl Writing<'_> {
         let store = self.store;
         let mut chances = 10_000;
         loop {
-            let used = store.used(&self.txn)?;
+            let used = store.used(&self.txn, &self.state)?;
             if used <= target {
                 return Ok(());
             }
             if self.trim(LEAST_LINES, 1000)? > 0 {
                 continue;
             }
+            // What is freed is looked at anew after a few rows: pages are shared.
+            let mut freed = 0;
             for _ in 0..32 {
+                if freed >= used - target {
+                    break;
+                }
                 let first = store.dbs.order.first(&self.txn).map_err(|e| store.error(e))?;
                 let Some((at, key)) = first else { return self.drop_tombstones() };
                 let (at, key) = (at.to_vec(), key.to_vec());
@@ -215,6 +227,7 @@ impl Writing<'_> {
                             chances -= 1;
                             self.renew(&key, &head)?;
                         } else {
+                            freed += head.len;
                             self.remove(&key, &head)?;
                         }
                     }

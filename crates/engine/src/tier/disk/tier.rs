@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::queue::{Job, Work};
-use super::store::Store;
+use super::store::{Store, wait_closed};
 use super::values::ASIDE;
 use super::watch::Watch;
 use super::writing::{Envelope, Prepared};
@@ -16,6 +17,9 @@ use super::{LEAST_SIZE, Settings};
 use crate::tier::{
     Answer, Fact, Found, Key, Page, Position, Put, SharedLog, Tier, TierError, TierErrorKind, Watcher, ready,
 };
+
+/// How long closing waits for the last thread.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// A directory on this machine as a tier; see [`super`].
 pub struct DiskTier {
@@ -46,6 +50,7 @@ impl DiskTier {
         }
         let store = Store::open(&settings.path, settings.max_size, settings.timeout)?;
         let watch = Arc::new(Watch::new(store)?);
+        watch.store.tiers.fetch_add(1, Ordering::SeqCst);
         Ok(Self {
             last: RwLock::new(watch.position()),
             open: RwLock::new(Some(watch)),
@@ -88,6 +93,14 @@ impl DiskTier {
         store.queue.push(Job { work: work(to), of });
         drop(store);
         answer.await.map_err(|_| lost())
+    }
+}
+
+impl Drop for DiskTier {
+    fn drop(&mut self) {
+        if let Some(watch) = self.open.get_mut() {
+            watch.store.tiers.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -213,7 +226,15 @@ impl Tier for DiskTier {
             *self.last.write() = watch.position();
             let (to, answer) = oneshot::channel();
             watch.store.queue.push(Job { work: Work::Flush(to), of: Arc::clone(&watch) });
-            answer.await.unwrap_or_else(|_| Err(lost()))
+            let done = answer.await.unwrap_or_else(|_| Err(lost()));
+            let path = watch.store.env.path().to_path_buf();
+            let last = watch.store.tiers.fetch_sub(1, Ordering::SeqCst) == 1;
+            drop(watch);
+            if last {
+                // Its files and memory are given back when this has answered.
+                let _ = self.runtime.spawn_blocking(move || wait_closed(&path, CLOSING)).await;
+            }
+            done
         })
     }
 

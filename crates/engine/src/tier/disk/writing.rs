@@ -3,6 +3,9 @@
 //! Each write, delete and marker takes the next number of the log, in the transaction that carries it out: the record or tombstone,
 //! the line of the log and the marker are there together or not at all.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use heed::{MdbError, RwTxn};
 
 use super::known::Known;
@@ -15,6 +18,9 @@ use crate::tier::{Fact, Key, PutOf, Record, TierError, TierErrorKind, unix_now};
 
 /// How long a tombstone is kept: no load takes as long, and one that does is not stored.
 const TOMBSTONE: u64 = 3_600_000;
+
+/// How long a transaction waits for another process that brings the store to disk.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A record, ready to be stored.
 pub(super) struct Prepared {
@@ -44,14 +50,21 @@ pub(super) struct Writing<'a> {
     files: Vec<u64>,
     /// Bytes that have come since room was looked for.
     pub came: u64,
+    /// Bytes of the pages that were written, roughly: most rows have one of `entries` to themselves, and share those of the rest.
+    pages: u64,
 }
 
 impl<'a> Writing<'a> {
     pub fn begin(store: &'a Store) -> Result<Self, TierError> {
         store.check()?;
-        let txn = store.env.write_txn().map_err(|e| store.error(e))?;
+        let mut txn = store.env.write_txn().map_err(|e| store.error(e))?;
+        while !store.is_kept() {
+            drop(txn);
+            store.sync(PATIENCE)?;
+            txn = store.env.write_txn().map_err(|e| store.error(e))?;
+        }
         let state = store.state(&txn)?;
-        Ok(Self { store, txn, state, writer: 0, now: unix_now(), files: Vec::new(), came: 0 })
+        Ok(Self { store, txn, state, writer: 0, now: unix_now(), files: Vec::new(), came: 0, pages: 0 })
     }
 
     /// Commits. Others see it from then on, and that there is something to see.
@@ -60,6 +73,7 @@ impl<'a> Writing<'a> {
         let put = store.dbs.state.put(&mut self.txn, STATE, &self.state.encode());
         put.and_then(|()| self.txn.commit()).map_err(|e| store.error(e))?;
         store.head.raise(self.state.seq);
+        store.unsynced.fetch_add(self.pages, Ordering::Relaxed);
         self.files.into_iter().for_each(|file| store.values.remove(file));
         Ok(self.state)
     }
@@ -79,6 +93,7 @@ impl<'a> Writing<'a> {
 
     /// Appends a fact to the log. Its number.
     fn append(&mut self, mut fact: Fact, marked: bool) -> Result<Line, TierError> {
+        self.pages += 1024;
         self.state.seq += 1;
         (fact.seq, fact.epoch) = (self.state.seq, self.state.epoch);
         let line = Line { fact, writer: self.writer, marked };
@@ -96,6 +111,7 @@ impl<'a> Writing<'a> {
     /// Removes what the indices and the files have of a row.
     fn unlink(&mut self, head: &Head) -> Result<(), TierError> {
         let dbs = self.store.dbs;
+        self.pages += 4096;
         if head.holds != Holds::Tombstone {
             let gone = dbs.order.delete(&mut self.txn, &rows::key_of(head.order));
             self.ok(gone)?;
@@ -114,6 +130,7 @@ impl<'a> Writing<'a> {
     /// Writes a row, with its places in the indices. What the key had is unlinked before.
     fn link(&mut self, key: &[u8], mut head: Head, envelope: &[u8]) -> Result<(), TierError> {
         let dbs = self.store.dbs;
+        self.pages += 4096 + envelope.len() as u64;
         self.state.order += 1;
         head.order = self.state.order;
         if head.holds != Holds::Tombstone {
