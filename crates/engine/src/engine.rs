@@ -69,8 +69,13 @@ pub trait Inbox: Send + Sync {
 
 /// Who has threads for the engine: asked to call [`Engine::tick`] no later than a moment, and [`Engine::work`] soon.
 pub trait Alarm: Send + Sync {
-    /// Work waits that no JavaScript thread is to do.
+    /// Work waits that no JavaScript thread is to do: some milliseconds hence will do.
     fn work_waits(&self);
+
+    /// As [`Alarm::work_waits`], of work that a caller waits for: it is to be begun at once.
+    fn caller_waits(&self) {
+        self.work_waits();
+    }
 
     /// Sets the alarm to `at`, unless it is set to an earlier moment.
     fn no_later_than(&self, at: Millis);

@@ -2,11 +2,12 @@
 //! keeps [`CLOCK_WORD`] while it is wanted.
 //!
 //! All sleep until something is due, and never wake for their own sake: an idle cache with nothing to expire costs
-//! nothing. The first starts with the first engine, the others when they are first needed; all are joined when the last
+//! nothing. Only a worker that has just done something looks for more a few times, a millisecond apart, before it sleeps: while values
+//! come one after the other, who stores them need not wake it for each, which costs more than storing. The first starts with the first engine, the others when they are first needed; all are joined when the last
 //! engine is gone, so that a library can be unloaded.
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -29,6 +30,16 @@ const WANTED_FOR: Millis = 1000;
 /// Most workers.
 const MOST_WORKERS: usize = 4;
 
+/// How many. One processor is left to JavaScript, where there are several. Asked once: finding out reads files of the system's.
+static WORKERS: LazyLock<usize> = LazyLock::new(|| {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    processors.saturating_sub(1).clamp(1, MOST_WORKERS)
+});
+
+/// How long a worker that has nothing to do waits before it looks again, and how often it does before it sleeps.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOKS: u32 = 8;
+
 #[derive(Default)]
 struct Scheduler {
     state: Mutex<State>,
@@ -38,6 +49,13 @@ struct Scheduler {
     work: Condvar,
     /// Rung for the keeper of the word.
     word: Condvar,
+    /// Workers that sleep until they are rung for. Changed under the lock of the state, and before the worker looks for work a
+    /// last time: who has left work and reads 0 here is sure that another look follows.
+    asleep: AtomicUsize,
+    /// Workers that have nothing to do, and will look again soon.
+    looking: AtomicUsize,
+    /// Workers started.
+    workers: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -46,11 +64,8 @@ struct State {
     /// Counts up each time that the last engine has gone: threads of an earlier run end.
     run: u64,
     threads: Vec<JoinHandle<()>>,
-    workers: usize,
     /// Whether the word has its keeper.
     keeper: bool,
-    /// Workers that sleep.
-    idle: usize,
     /// When the time is to be told next.
     next: Millis,
 }
@@ -90,9 +105,10 @@ impl Drop for Scheduled {
                 return;
             }
             state.run += 1;
-            state.workers = 0;
             state.keeper = false;
-            state.idle = 0;
+            SCHEDULER.workers.store(0, Ordering::SeqCst);
+            SCHEDULER.asleep.store(0, Ordering::SeqCst);
+            SCHEDULER.looking.store(0, Ordering::SeqCst);
             SCHEDULER.time.notify_all();
             SCHEDULER.work.notify_all();
             SCHEDULER.word.notify_all();
@@ -186,26 +202,50 @@ impl Scheduler {
 
     fn work(&self, run: u64) {
         let mut tools = Tools::default();
+        let mut looks = 0;
         let mut state = self.state.lock();
         while state.run == run {
-            let engine = state.engines.iter().filter_map(Weak::upgrade).find(|engine| engine.has_work());
-            match engine {
-                Some(engine) => {
-                    drop(state);
-                    engine.work(&mut tools);
-                    // It may be the last reference, and dropping it takes a while.
-                    drop(engine);
-                    state = self.state.lock();
-                }
-                None => {
-                    state.idle += 1;
-                    self.work.wait(&mut state);
-                    if state.run == run {
-                        state.idle -= 1;
-                    }
-                }
+            if let Some(engine) = state.engine_with_work() {
+                drop(state);
+                engine.work(&mut tools);
+                // It may be the last reference, and dropping it takes a while.
+                drop(engine);
+                looks = 0;
+                state = self.state.lock();
+                continue;
+            }
+            let waits = if looks < LOOKS { &self.looking } else { &self.asleep };
+            waits.fetch_add(1, Ordering::SeqCst);
+            if looks < LOOKS {
+                looks += 1;
+                self.work.wait_for(&mut state, LOOK_AGAIN);
+            } else if state.engine_with_work().is_none() {
+                self.work.wait(&mut state);
+            }
+            // The counts of an earlier run are gone.
+            if state.run == run {
+                waits.fetch_sub(1, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Wakes a worker, or starts one.
+    fn wake(&self) {
+        let mut state = self.state.lock();
+        if self.asleep.load(Ordering::SeqCst) > 0 || self.looking.load(Ordering::SeqCst) > 0 {
+            self.work.notify_one();
+        } else if self.workers.load(Ordering::SeqCst) < *WORKERS && !state.engines.is_empty() {
+            let run = state.run;
+            if start(&mut state, "kvcache-work", move || SCHEDULER.work(run)) {
+                self.workers.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl State {
+    fn engine_with_work(&self) -> Option<Arc<Engine>> {
+        self.engines.iter().filter_map(Weak::upgrade).find(|engine| engine.has_work())
     }
 }
 
@@ -219,22 +259,16 @@ impl Alarm for Scheduler {
     }
 
     fn work_waits(&self) {
-        let mut state = self.state.lock();
-        if state.idle > 0 {
-            self.work.notify_one();
-        } else if state.workers < most_workers() && !state.engines.is_empty() {
-            let run = state.run;
-            if start(&mut state, "kvcache-work", move || SCHEDULER.work(run)) {
-                state.workers += 1;
-            }
+        let looks_soon = self.looking.load(Ordering::SeqCst) > 0;
+        let all_are_up = self.asleep.load(Ordering::SeqCst) == 0 && self.workers.load(Ordering::SeqCst) >= *WORKERS;
+        if !looks_soon && !all_are_up {
+            self.wake();
         }
     }
-}
 
-/// One processor is left to JavaScript, where there are several.
-fn most_workers() -> usize {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    processors.saturating_sub(1).clamp(1, MOST_WORKERS)
+    fn caller_waits(&self) {
+        self.wake();
+    }
 }
 
 #[cfg(test)]

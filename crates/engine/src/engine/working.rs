@@ -19,7 +19,7 @@ impl Engine {
     /// Has a compressed value decompressed by a worker: [`Event::Inflated`] with this number tells the thread when it is done.
     pub fn inflate(&self, thread: ThreadId, entry: Entry) -> u64 {
         let number = self.workshop.submit_inflation(thread, entry);
-        self.alarm.work_waits();
+        self.alarm.caller_waits();
         number
     }
 
