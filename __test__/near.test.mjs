@@ -216,17 +216,32 @@ test('getMany takes what is near', async t => {
   assert.equal(cache.stats().nearHits, nearHits + 1, 'each key counts once')
 })
 
-test('is bounded by count: what was used stays', async t => {
+test('is bounded by count: what was used stays, and what is asked for again displaces what was not', async t => {
   const cache = open(t, { near: { max: 10 } })
   for (let i = 0; i < 200; i++) await cache.put(`k${i}`, i)
   await near(cache, 'k0')
   for (let i = 1; i < 200; i++) {
     await cache.get(`k${i}`)
+    await cache.get(`k${i}`)
     await cache.get('k0')
   }
   const before = cache.stats().nearHits
+  await cache.get('k0')
+  assert.equal(cache.stats().nearHits, before + 1)
   for (let i = 1; i < 180; i++) await cache.get(`k${i}`)
-  assert.equal(cache.stats().nearHits, before, 'those were displaced')
+  assert.equal(cache.stats().nearHits, before + 1, 'those were displaced')
+})
+
+test('while it is full, what is asked for once displaces nothing', async t => {
+  const cache = open(t, { near: { max: 10 } })
+  for (let i = 0; i < 500; i++) await cache.put(`k${i}`, i)
+  for (let i = 0; i < 10; i++) await near(cache, `k${i}`)
+  // Some have been in use again, some have not.
+  for (let i = 10; i < 500; i++) await cache.get(`k${i}`)
+  const before = cache.stats().nearHits
+  for (let i = 0; i < 10; i++) await cache.get(`k${i}`)
+  assert.equal(cache.stats().nearHits, before + 10)
+  await near(cache, 'k10')
 })
 
 test('is bounded by bytes, and leaves large values out', async t => {
@@ -239,7 +254,8 @@ test('is bounded by bytes, and leaves large values out', async t => {
   assert.equal(cache.stats().nearHits, before)
   for (let i = 0; i < 100; i++) await cache.put(`k${i}`, 'x'.repeat(900))
   for (let round = 0; round < 3; round++) for (let i = 0; i < 100; i++) await cache.get(`k${i}`)
-  assert.equal(cache.stats().nearHits, before, 'a hundred of these do not fit, and are read in turn')
+  const answered = cache.stats().nearHits - before
+  assert.ok(answered <= 3 * 17, `17 of these fit, and ${answered} gets of three rounds were answered near`)
 })
 
 test('near hits keep an entry in the engine, past which thousands of others go', async t => {

@@ -22,6 +22,7 @@ import { Refreshes } from './refreshes.js'
 import { RemoteFlight, Resumed } from './remote.js'
 import { Routes } from './routes.js'
 import { Rules } from './rules.js'
+import { Table } from './table.js'
 import { decode, encode, share } from './values.js'
 import { wait } from './waiting.js'
 
@@ -83,10 +84,10 @@ export class Core {
     this.failure = breaker === null ? undefined : breaker.failure
     this.routes = new Routes()
     this.rules = new Rules()
-    /** The flights of this thread, by token. @type {Map<number, Flight>} */
-    this.flights = new Map()
-    /** The flights of other threads that are waited for here, by token. @type {Map<number, RemoteFlight>} */
-    this.remotes = new Map()
+    /** The flights of this thread. @type {Table<Flight>} */
+    this.flights = new Table()
+    /** The flights of other threads that are waited for here. @type {Table<RemoteFlight>} */
+    this.remotes = new Table()
     /** The background refreshes of this thread. */
     this.refreshes = new Refreshes(this)
     /** The numbers of the origins used so far. @type {Map<string, number>} */

@@ -188,7 +188,11 @@ export class Flight {
     this.resolve = () => {}
     /** @type {Promise<Outcome>} */
     this.outcome = new Promise(resolve => (this.resolve = resolve))
-    core.flights.set(token, this)
+    /** The table's. @type {Flight | undefined} */
+    this.next = undefined
+    /** @type {number | undefined} */
+    this.heldAt = undefined
+    core.flights.add(this)
     call.flights.push(this)
   }
 
@@ -452,7 +456,7 @@ export class Flight {
    */
   #end(outcome) {
     this.done = true
-    if (this.core.flights.get(this.token) === this) this.core.flights.delete(this.token)
+    this.core.flights.delete(this)
     const { seeking } = this
     this.seeking = undefined
     seeking?.(false)

@@ -7,26 +7,45 @@
 /** Longest delay of a timer, in milliseconds. */
 export const LONGEST_TIMER = 2 ** 31 - 1
 
-/** What is waited for. @type {Set<object>} */
-const held = new Set()
+/** Places that are kept whatever happens. */
+const KEPT = 1024
+
+/** @typedef {any} Held an object or function; `heldAt` is its place among what is held, undefined outside */
+
+/** What is waited for, from 0 to `waits`. No Set, for the reason in `table.js`. @type {(Held | undefined)[]} */
+let held = []
+let waits = 0
 /** @type {NodeJS.Timeout | undefined} */
 let timer
 
 /**
  * Someone waits.
- * @param {object} what what ends the wait; one for each wait
+ * @param {Held} what what ends the wait; one for each wait
  */
 export function hold(what) {
-  held.add(what)
-  if (held.size > 1) return
+  if (what.heldAt !== undefined) return
+  what.heldAt = waits
+  held[waits++] = what
+  if (waits > 1) return
   timer ??= setInterval(() => {}, LONGEST_TIMER)
   timer.ref()
 }
 
 /**
  * Someone waits no more.
- * @param {object} what
+ * @param {Held} what
  */
 export function release(what) {
-  if (held.delete(what) && held.size === 0) timer?.unref()
+  const place = what.heldAt
+  if (place === undefined) return
+  what.heldAt = undefined
+  const last = /** @type {Held} */ (held[--waits])
+  held[waits] = undefined
+  if (last !== what) {
+    held[place] = last
+    last.heldAt = place
+  }
+  if (waits > 0) return
+  if (held.length > KEPT) held = []
+  timer?.unref()
 }

@@ -37,7 +37,11 @@ export class RemoteFlight {
     this.resolve = () => {}
     /** @type {Promise<Outcome>} */
     this.outcome = new Promise(resolve => (this.resolve = resolve))
-    core.remotes.set(token, this)
+    /** The table's. @type {RemoteFlight | undefined} */
+    this.next = undefined
+    /** @type {number | undefined} */
+    this.heldAt = undefined
+    core.remotes.add(this)
   }
 
   /** One more caller waits. */
@@ -120,7 +124,7 @@ export class RemoteFlight {
 
   #over() {
     this.done = true
-    if (this.core.remotes.get(this.token) === this) this.core.remotes.delete(this.token)
+    this.core.remotes.delete(this)
     release(this)
   }
 }
