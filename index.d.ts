@@ -58,9 +58,9 @@ export interface Serializer {
 }
 
 /**
- * The near cache: decoded values in front of the engine, one for each thread. While it has room, every value that a get finds
- * comes in; when it is full, one comes in when it is found again before some ten thousand others (as many as `max`, between 1,024
- * and 65,536), and displaces one that was not used for a while.
+ * The near cache: decoded values in front of the engine, one for each thread. A value comes in with the second get of it in
+ * that thread, unless so many others come between the two that there is no remembering the first (some two for each value that it may
+ * hold, at least 1,024), and displaces one that was not used for a while.
  */
 export interface NearOptions {
   /** Values it holds at most. A whole number of at least 1. Default 10,000. */

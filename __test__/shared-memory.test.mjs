@@ -56,7 +56,7 @@ for (const [forced, expected, buffer] of WAYS) {
     const { out } = await run(
       `${OPEN}
       const [one, other] = [open(), open()]
-      const views = [binding.stampMemory(one), binding.stampMemory(one), binding.stampMemory(other)]
+      const views = [binding.stampMemory(one, 1), binding.stampMemory(one, 1), binding.stampMemory(other, 1)]
       const clock = binding.clockMemory()
       if (views[0] !== null) {
         const [a, b, c] = views.map(view => new Int32Array(view))
@@ -64,7 +64,7 @@ for (const [forced, expected, buffer] of WAYS) {
         console.log(Atomics.load(b, 20), Atomics.load(c, 20), new Int32Array(clock).length)
       }
       console.log([...views, clock].map(view => view?.constructor.name).join())
-      console.log(binding.stampMemory(4000))`,
+      console.log(binding.stampMemory(4000, 1))`,
       { env }
     )
     const names = Array(4).fill(buffer).join()
@@ -80,7 +80,7 @@ for (const [forced, expected, buffer] of WAYS) {
       const churn = async rounds => {
         for (let i = 0; i < rounds; i++) {
           const cache = open()
-          const view = binding.stampMemory(cache)
+          const view = binding.stampMemory(cache, 1)
           const words = view === null ? undefined : new Int32Array(view)
           if (words !== undefined) Atomics.add(words, 20, 1)
           binding.close(cache)

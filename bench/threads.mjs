@@ -19,6 +19,9 @@ import { product, random } from './products.mjs'
 import { machine, median } from './report.mjs'
 
 const SCRIPT = fileURLToPath(import.meta.url)
+/** Of first gets: keys in a round, and rounds; all of them fit the near cache. */
+const FIRST_KEYS = 300
+const FIRST_ROUNDS = 30
 
 /**
  * @typedef {object} Work
@@ -133,6 +136,50 @@ async function costs() {
   }
 }
 
+/**
+ * The first get of each of many keys in a thread other than the one that put them, beside JSON.parse of the same texts in that
+ * thread, in turn: medians of the rounds. The values are not compressed, the near cache has room.
+ */
+async function firstGets() {
+  const options = { name: 'first', compression: /** @type {false} */ (false), maxAge: '1h' }
+  const cache = new KvCache(options)
+  const keys = Array.from({ length: FIRST_ROUNDS * FIRST_KEYS }, (_, n) => `product:${n}`)
+  const texts = []
+  for (const key of keys) {
+    const value = product(key)
+    texts.push(JSON.stringify(value))
+    await cache.put(key, value)
+  }
+  const worker = new Worker(SCRIPT, { workerData: { first: options, keys, texts } })
+  const [{ get, parse }] = await once(worker, 'message')
+  await cache.close()
+  const most = 1.3 * parse + 1000
+  console.log(`${'first get in another thread, not compressed'.padEnd(66)} ${get.toFixed(0).padStart(7)} ns, ` +
+    `JSON.parse ${parse.toFixed(0)} ns there: ${(get / most).toFixed(2)} of 1.3 times that and 1 us`)
+}
+
+/** The other thread of {@link firstGets}. */
+async function runFirst() {
+  const { first, keys, texts } = workerData
+  const cache = new KvCache(first)
+  /** @type {{ get: number[], parse: number[] }} */
+  const took = { get: [], parse: [] }
+  for (let round = 0; round < FIRST_ROUNDS; round++) {
+    const from = round * FIRST_KEYS
+    const begin = performance.now()
+    for (let n = from; n < from + FIRST_KEYS; n++) JSON.parse(texts[n])
+    const parsed = performance.now()
+    for (let n = from; n < from + FIRST_KEYS; n++) await cache.get(keys[n])
+    const got = performance.now()
+    // What runs before V8 has optimized it is not counted.
+    if (round < FIRST_ROUNDS / 2) continue
+    took.parse.push(((parsed - begin) * 1e6) / FIRST_KEYS)
+    took.get.push(((got - parsed) * 1e6) / FIRST_KEYS)
+  }
+  parentPort?.postMessage({ get: median(took.get), parse: median(took.parse) })
+  await cache.close()
+}
+
 async function main() {
   const { values: given } = parseArgs({
     options: {
@@ -148,6 +195,7 @@ async function main() {
   console.log(`Node ${node.slice(1)}, ${cores} x ${cpu}, ${date}, load average ${load.toFixed(1)}: ${threads} threads, ` +
     `${objects} objects of ${JSON.stringify(product('product:12345')).length} bytes`)
   await costs()
+  await firstGets()
   console.log('\n                             memory, MB   fetches     gets a second   answered near')
   /** @param {string} name @param {Awaited<ReturnType<typeof measure>>} result */
   const print = (name, { rss, fetches, gets, nearShare }) =>
@@ -163,4 +211,4 @@ async function main() {
   }
 }
 
-await (isMainThread ? main() : runWorker())
+await (isMainThread ? main() : workerData.first === undefined ? runWorker() : runFirst())

@@ -15,10 +15,8 @@
  * only where one read must come before another (`standsAnew`) does it take `Atomics`. `coherence.test.mjs` tests that the
  * reads are not moved out of loops.
  *
- * Which copy goes when room is needed: SIEVE (Zhang et al., NSDI 2024), which a hit costs nothing but a mark. And while there is
- * none, only what was asked for before not long ago comes in, as in TinyLFU (Einziger et al., ACM ToS 2017): most keys of a long
- * tail are read once in a while, and a copy of each would only push out a better one, and grow old enough on the way to be what
- * a garbage collector has most work with.
+ * Which value comes in the engine decides: one that was asked for before, not long ago. Which copy goes when room is needed: SIEVE
+ * (Zhang et al., NSDI 2024), which a hit costs nothing but a mark.
  */
 import { H, clockMemory, header, native } from './native.js'
 import { decode, decodeEncoded, share } from './values.js'
@@ -38,9 +36,6 @@ const REPORT_AFTER = 100
 const REPORT_LATEST = 500
 /** A value of more than this part of all bytes is not kept. */
 const MOST_OF_ALL = 16
-/** Keys remembered that asked for room: a power of two, no less than the copies there may be, within these. */
-const LEAST_ASKERS = 1024
-const MOST_ASKERS = 65_536
 
 /**
  * The engine's time, the lower 31 bits of it in milliseconds; while nobody has wanted it for a second it is past every
@@ -143,11 +138,6 @@ function standsAnew(words, copy) {
   return true
 }
 
-/** @param {number} max copies */
-function askersFor(max) {
-  return 2 ** Math.ceil(Math.log2(Math.min(MOST_ASKERS, Math.max(LEAST_ASKERS, max))))
-}
-
 export class Near {
   /** By key. @type {Map<string, Copy>} */
   #copies = new Map()
@@ -161,13 +151,10 @@ export class Near {
   /** Those with hits to be reported. @type {Copy[]} */
   #noted = []
   #report = new Int32Array(LEAST_TOGETHER * NUMBERS)
-  /** What the last look-up was for has a copy, standing or not. */
-  #has = false
-  /**
-   * Keys that asked for room while there was none, the later in place of the earlier: half of the hash tells the place, the
-   * other half stands there. Made when there is no room for the first time. @type {Int32Array | undefined}
-   */
-  #askers
+  /** The key that did not hit last, and its copy, which does not stand: for the look-up that follows. */
+  #missedKey = ''
+  /** @type {Copy | undefined} */
+  #missed
   /** When they are to be, on the engine's clock. */
   #reportAt = 0
   /** @type {NodeJS.Timeout | undefined} */
@@ -201,7 +188,7 @@ export class Near {
    */
   static open(number, options, serializer) {
     if (options === null || clockMemory === null) return undefined
-    const words = native.stampMemory(number)
+    const words = native.stampMemory(number, options.max)
     return words === null ? undefined : new Near(number, new Int32Array(words), options, serializer)
   }
 
@@ -234,12 +221,22 @@ export class Near {
    */
   #hit(key) {
     const copy = this.#copies.get(key)
-    if (copy === undefined) return undefined
+    if (copy === undefined) return this.#miss(key, copy)
     const now = clock[0]
-    if (now >= copy.until || !stands(this.words, copy)) return undefined
+    if (now >= copy.until || !stands(this.words, copy)) return this.#miss(key, copy)
     if (copy.hits++ === 0) this.#note(copy)
     if (now >= this.#reportAt) this.report()
     return copy
+  }
+
+  /**
+   * @param {string} key
+   * @param {Copy | undefined} copy
+   */
+  #miss(key, copy) {
+    this.#missedKey = key
+    this.#missed = copy
+    return undefined
   }
 
   /**
@@ -266,8 +263,7 @@ export class Near {
    * @param {string} key
    */
   ask(key) {
-    const copy = this.#copies.get(key)
-    this.#has = copy !== undefined
+    const copy = key === this.#missedKey ? this.#missed : this.#copies.get(key)
     header[H.IN_VERSION] = copy === undefined ? 0 : copy.version
   }
 
@@ -300,24 +296,7 @@ export class Near {
    * @returns {Copy | undefined}
    */
   begin(key) {
-    const size = header[H.SIZE] + key.length
-    if (header[H.NEAR_UNTIL] === 0 || size > this.mostOfOne) return undefined
-    return this.#has || this.#hasRoom(size) || this.#asksAgain() ? new Copy(key) : undefined
-  }
-
-  /** @param {number} size */
-  #hasRoom(size) {
-    return this.#copies.size < this.max && this.#bytes + size <= this.maxBytes
-  }
-
-  /** Whether the key just found is remembered to have asked for room; now it is. */
-  #asksAgain() {
-    const askers = (this.#askers ??= new Int32Array(askersFor(this.max)))
-    const place = header[H.HASH_LOW] & (askers.length - 1)
-    const mark = header[H.HASH_HIGH] | 0
-    if (askers[place] === mark) return true
-    askers[place] = mark
-    return false
+    return header[H.NEAR_UNTIL] === 0 || header[H.SIZE] + key.length > this.mostOfOne ? undefined : new Copy(key)
   }
 
   /**
@@ -351,9 +330,10 @@ export class Near {
    * @param {Copy} copy
    */
   #insert(copy) {
+    this.#miss('', undefined)
     const old = this.#copies.get(copy.key)
     if (old !== undefined) this.#remove(old)
-    while (!this.#hasRoom(copy.size)) this.#evict()
+    while (this.#copies.size >= this.max || this.#bytes + copy.size > this.maxBytes) this.#evict()
     this.#copies.set(copy.key, copy)
     this.#bytes += copy.size
     copy.older = this.#newest
@@ -430,7 +410,6 @@ export class Near {
     clearTimeout(this.#timer)
     this.#copies.clear()
     this.#oldest = this.#newest = this.#hand = undefined
-    this.#askers = undefined
     this.#bytes = 0
   }
 }

@@ -47,10 +47,13 @@ pub fn begin(env: Env, cache: u32, key: Raw, flags: u32) -> Result<Raw> {
         };
         let engine = opened.engine();
         let begun = with_key(env, key, |key| {
-            if flags & LOOK != 0
-                && let (Some(found), probe) = look(engine, key, flags & NEAR != 0, None)
-            {
-                return Err((found, probe));
+            if flags & LOOK != 0 {
+                let (found, probe) = look(engine, key, flags & NEAR != 0, None);
+                if let Some(found) = found {
+                    return Err((found, probe));
+                }
+                // What is loaded now is worth a copy when it is asked for next.
+                probe.map(|probe| opened.asked_again(probe.hash));
             }
             // Read first: what is invalidated from here on comes after.
             header.set(header::SEQ, engine.current() as f64);

@@ -16,7 +16,8 @@ use crate::thread::{Local, with_local};
 const WANT_METADATA: u32 = 1;
 /// Flag: nothing will be loaded if nothing is found; counts a miss under the route in the upper half.
 const GIVE_UP: u32 = 2;
-/// Flag: say how a copy of the value can be kept near, and leave the value out if it is that of the copy there is.
+/// Flag: say how a copy of the value can be kept near if it is worth one, and leave the value out if it is that of the copy there
+/// is.
 const NEAR: u32 = 4;
 
 /// Looks a key up for a get. Status `Fresh` or `Stale` with the value, or `None`. A large compressed value is decompressed by
@@ -109,6 +110,7 @@ pub fn give(
     local.header.set(header::NEAR_UNTIL, 0.0);
     if let Some(probe) = probe
         && let Some(opened) = local.cache(cache)
+        && (local.header.get(header::IN_VERSION) != 0.0 || opened.asked_again(probe.hash))
     {
         near::describe(&local.header, opened.engine(), &found, &probe);
         if local.header.get(header::SAME) != 0.0 {

@@ -3,10 +3,11 @@
 //! Promises: a name stands for at most one engine at a time; the engine lives as long as somebody has it open; who opens it
 //! with a setting that is not the one it was opened with is told which.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Weak};
 
-use kvcache_engine::engine::{Config, Engine, ThreadId};
+use kvcache_engine::engine::{Config, Doorkeeper, Engine, ThreadId};
 use kvcache_engine::scheduler::Scheduled;
 use kvcache_engine::tier::Tiers;
 use parking_lot::Mutex;
@@ -46,6 +47,8 @@ pub struct Named {
 pub struct Opened {
     cache: Cache,
     pub thread: ThreadId,
+    /// Of the near cache, once there is one.
+    pub doorkeeper: OnceCell<Doorkeeper>,
 }
 
 /// Why a cache cannot be opened.
@@ -96,7 +99,7 @@ impl Opened {
 
     fn attach(cache: Cache, slot: Slot) -> Self {
         let thread = cache.engine().attach(Arc::new(slot));
-        Self { cache, thread }
+        Self { cache, thread, doorkeeper: OnceCell::new() }
     }
 
     /// The engine.
@@ -110,6 +113,11 @@ impl Opened {
             Cache::Private(tiers, _) => tiers.as_ref(),
             Cache::Named(named) => named.tiers.as_ref(),
         }
+    }
+
+    /// Whether the key of that hash, which the near cache did not answer, was asked for not long ago; from now on it was.
+    pub fn asked_again(&self, hash: u64) -> bool {
+        self.doorkeeper.get().is_some_and(|doorkeeper| doorkeeper.knows(hash))
     }
 
     /// Its name, if it has one.

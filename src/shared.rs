@@ -12,6 +12,7 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 use kvcache_engine::clock::CLOCK_WORD;
+use kvcache_engine::engine::Doorkeeper;
 use kvcache_engine::invalidation::stamps::Stamps;
 use napi::{Env, Result, sys};
 use napi_derive::napi;
@@ -59,11 +60,14 @@ pub fn clock_memory(env: Env) -> Result<Raw> {
     Ok(show(env, memory))
 }
 
-/// The stamps of a cache, 32-bit words: null, or a buffer.
+/// The stamps of a cache, 32-bit words: null, or a buffer. For a near cache of at most so many copies.
 #[napi(catch_unwind, ts_return_type = "SharedArrayBuffer | ArrayBuffer | null")]
-pub fn stamp_memory(env: Env, cache: u32) -> Result<Raw> {
+pub fn stamp_memory(env: Env, cache: u32, copies: u32) -> Result<Raw> {
     let env = env.raw();
-    let stamps = with_cache(cache, |opened, _| Arc::clone(opened.engine().stamps()))?;
+    let stamps = with_cache(cache, |opened, _| {
+        opened.doorkeeper.get_or_init(|| Doorkeeper::new(copies as usize));
+        Arc::clone(opened.engine().stamps())
+    })?;
     let Some(stamps) = stamps else { return Ok(null(env)) };
     Ok(show(env, move || {
         let words = stamps.words();

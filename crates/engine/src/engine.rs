@@ -51,7 +51,7 @@ use self::behind::SoughtMap;
 pub use self::behind::{Behind, Positions, Seek};
 pub use self::figures::Stats;
 pub use self::invalidating::Invalidation;
-pub use self::near::{NearUses, Probe};
+pub use self::near::{Doorkeeper, NearUses, Probe};
 pub use self::publishing::Shown;
 pub use self::threads::Landed;
 use self::threads::LandedMap;

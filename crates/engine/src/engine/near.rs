@@ -2,6 +2,7 @@
 //!
 //! How such a copy is checked stands in [`crate::invalidation::stamps`].
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{Engine, Found};
@@ -22,6 +23,37 @@ const STALE_FOR: Millis = 1000;
 
 /// Keys of a report that are looked up by the thread that brings it.
 const TOUCHED_AT_ONCE: usize = 64;
+
+/// Fewest keys that a [`Doorkeeper`] may remember, and of so many copies it counts no more.
+const LEAST_KNOWN: usize = 1024;
+const MOST_COPIES: usize = 1 << 23;
+
+/// Who was asked for not long ago, of the keys that a thread's near cache did not answer: what is asked for again is worth a copy.
+///
+/// Most keys of a long tail are read once in a while. A copy of each would cost its making and push out a better one, and grow old
+/// enough on the way to be what V8's garbage collector has most work with. The idea is the doorkeeper of TinyLFU (Einziger et al.,
+/// ACM ToS 2017). That is a Bloom filter emptied now and then; here a key's mark, 7 bits of its hash, stands in the place that other bits
+/// of it name until another key's takes it over: for as many keys as there are places, some two for each copy there may be.
+#[derive(Debug)]
+pub struct Doorkeeper {
+    marks: Box<[Cell<u8>]>,
+}
+
+impl Doorkeeper {
+    /// For a near cache of so many copies.
+    pub fn new(copies: usize) -> Self {
+        let places = (2 * copies.min(MOST_COPIES)).next_power_of_two().max(LEAST_KNOWN);
+        Self { marks: vec![Cell::new(0); places].into_boxed_slice() }
+    }
+
+    /// Whether the key of that hash was asked for before; from now on it was.
+    pub fn knows(&self, hash: u64) -> bool {
+        let mark = (hash >> 57) as u8 | 1 << 7;
+        // The place is of bits that neither the mark is of, nor the stamps' slots.
+        let place = &self.marks[hash as usize & (self.marks.len() - 1)];
+        place.replace(mark) == mark
+    }
+}
 
 /// What is read of the stamps before a key is looked up.
 #[derive(Debug, Clone, Copy)]
@@ -128,5 +160,32 @@ impl Engine {
     /// No copy stands any more that a near cache has of anything.
     pub(crate) fn outdate_copies(&self) {
         self.stamps.shared_changed(&[EVERY]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(from: u32, to: u32) -> impl Iterator<Item = u64> {
+        (from..to).map(|n| hash_key(&n.to_le_bytes()))
+    }
+
+    #[test]
+    fn knows_most_keys_asked_for_in_turn_if_there_may_be_a_copy_of_each() {
+        let door = Doorkeeper::new(10_000);
+        assert!(hashes(0, 10_000).filter(|hash| door.knows(*hash)).count() < 200);
+        assert!(hashes(0, 10_000).filter(|hash| door.knows(*hash)).count() > 6_000);
+        let again = (0..5).map(|_| hashes(0, 1_000).filter(|hash| door.knows(*hash)).count());
+        assert!(again.last() > Some(950));
+    }
+
+    #[test]
+    fn forgets_keys_after_many_others() {
+        let door = Doorkeeper::new(1);
+        assert!(!door.knows(5) && door.knows(5));
+        assert!(hashes(0, 200).filter(|hash| door.knows(*hash)).count() < 10);
+        assert!(hashes(1_000, 20_000).filter(|hash| door.knows(*hash)).count() < 400);
+        assert!(hashes(0, 200).filter(|hash| door.knows(*hash)).count() < 10);
     }
 }
