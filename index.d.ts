@@ -59,8 +59,7 @@ export interface Serializer {
 
 /**
  * The near cache: decoded values in front of the engine, one for each thread. A value comes in with the second get of it in
- * that thread, unless so many others come between the two that there is no remembering the first (some two for each value that it may
- * hold, at least 1,024), and displaces one that was not used for a while.
+ * that thread as a rule: with a later one where more others than `max`, or about 1,024, come between the two. It displaces one that was not used for a while.
  */
 export interface NearOptions {
   /** Values it holds at most. A whole number of at least 1. Default 10,000. */
