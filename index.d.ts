@@ -59,7 +59,8 @@ export interface Serializer {
 
 /**
  * The near cache: decoded values in front of the engine, one for each thread. A value comes in with the second get of it in
- * that thread as a rule: with a later one where more others than `max`, or about 1,024, come between the two. It displaces one that was not used for a while.
+ * that thread as a rule, with a later one where more others than `max`, or some thousand, come between the two. It displaces one that
+ * was not used for a while.
  */
 export interface NearOptions {
   /** Values it holds at most. A whole number of at least 1. Default 10,000. */

@@ -61,7 +61,7 @@ impl Doorkeeper {
             // Keys read in turn, more of them than there is room for in a group, would displace one another for ever: so one in four
             // does not.
             self.displaced.set(self.displaced.get().wrapping_add(1));
-            if self.displaced.get() % 4 == 0 {
+            if self.displaced.get().is_multiple_of(4) {
                 return false;
             }
         }
