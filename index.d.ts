@@ -193,7 +193,7 @@ export interface KvCacheOptions extends LoadOptions {
    * worker thread, is one cache: one memory budget, one load of a key at a time, one refresh queue, one set of circuits and
    * figures. Without a name a cache is private to the object. Default none.
    *
-   * `memory`, `serializer`, `compression`, `refresh`, `breaker.threshold` and `breaker.timeout` are those of who opened it
+   * `memory`, `tiers`, `serializer`, `compression`, `refresh`, `breaker.threshold` and `breaker.timeout` are those of who opened it
    * first. Who opens it again may leave them out; what is given must be the same, else `ERR_KVCACHE_CONFIG_MISMATCH` is thrown.
    * A serializer of your own must be given by all. Ages, timeouts, `near`, `breaker.failure`, define()s, fetchers and listeners
    * belong to the object they were given to.
@@ -229,6 +229,15 @@ export interface KvCacheOptions extends LoadOptions {
   refresh?: RefreshOptions | undefined
   /** Circuit breaker for each origin, or `false` for none. Default `{ threshold: 5, timeout: 30_000 }`. */
   breaker?: false | BreakerOptions | undefined
+  /**
+   * Tiers behind memory, the nearest first, each of another kind: {@link disk}, {@link redis}, {@link cloudflareKV}. Default none.
+   *
+   * A key that memory does not hold is looked for in their order before a fetcher is called, and what is found goes to the
+   * nearer ones and to memory, with the ages that it has. What is loaded or put goes to all of them, in the background; `put` waits
+   * for the disk tier, which other processes read at once. `delete`, `invalidate` and `publish` wait for all. A tier that
+   * fails is a miss: counted, told as an 'error' event, and left alone for 1 s, doubled up to 30 s.
+   */
+  tiers?: Tier[] | undefined
 }
 
 /** How stored values are compressed. A value that would not become smaller by at least a tenth is kept plain. */
@@ -385,6 +394,8 @@ export interface Entry<T> {
 
 /** Options of {@link KvCache.list}. */
 export interface ListOptions {
+  /** Which tier is listed: `'memory'`, or the name of one behind it. Default `'memory'`. What was invalidated by tag, prefix or pattern may be listed by a tier until it is cleared away. */
+  tier?: 'memory' | 'disk' | 'redis' | 'cloudflareKV' | undefined
   /** Only keys that begin with this. Default: all. */
   prefix?: string | undefined
   /** Most keys in one answer, 1 to 10,000. Default 1000. */
@@ -468,15 +479,21 @@ export interface Stats {
    * time of the fetcher. Microseconds.
    */
   latency: Record<'hit' | 'stale' | 'miss' | 'fetch', Latency>
-  /** Always empty in this version. */
+  /** Of each tier behind memory, by its name. */
   tiers: Record<
     string,
     {
+      /** Keys looked up. */
       reads: number
+      /** Keys found. */
       hits: number
+      /** Records it has taken, keys deleted and invalidations written down. */
       writes: number
+      /** Keys and calls that failed; calls that are not made while it rests are none. */
       errors: number
+      /** Writes, deletes and invalidations that it does not have yet. */
       pending: number
+      /** `'closed'`: it is called. `'open'`: it rests after a failure. `'half-open'`: the next call decides. */
       breaker: 'closed' | 'open' | 'half-open'
     }
   >
@@ -498,7 +515,8 @@ export interface Events {
   evict: { key: string; bytes: number; reason: 'budget' | 'expired' }
   /**
    * A target was invalidated, and what it covered was cleared away: `swept` entries of this process that nothing had replaced
-   * before. `target` is as it was given. Comes at once for a key; for all else when the sweep that follows is over.
+   * before. `target` is as it was given. Comes at once for a key; for all else when the sweep that follows is over. `from` is
+   * `'remote'` where another process did it; of single keys that others write or invalidate nothing is told.
    */
   invalidate: { target: Target; soft: boolean; swept: number; from: 'local' | 'remote' }
   /**
@@ -537,6 +555,9 @@ export interface Events {
  * - `ERR_KVCACHE_NO_VERSION`: the version to roll back to is not kept. Has `key` and `version`.
  * - `ERR_KVCACHE_EVENT`: a rule of onEvent() threw, took too long, or gave what are no targets; nothing was invalidated. Has
  *   `event` and `cause`.
+ * - `ERR_KVCACHE_TIER`: a tier could not be opened, or has not got what was written, deleted or invalidated: it is applied in this
+ *   process, and queued for the tier. In an 'error' event: a tier failed, and was taken for a miss. Has `tier`, its name, and `key`
+ *   where it is about one. Never holds a credential.
  * - `ERR_KVCACHE_LISTENER`: a listener threw; only ever in an 'error' event. Has `event` and `cause`.
  */
 export type KvCacheErrorCode =
@@ -553,6 +574,7 @@ export type KvCacheErrorCode =
   | 'ERR_KVCACHE_THREAD_ENDED'
   | 'ERR_KVCACHE_NO_VERSION'
   | 'ERR_KVCACHE_EVENT'
+  | 'ERR_KVCACHE_TIER'
   | 'ERR_KVCACHE_LISTENER'
 
 /**
@@ -1122,6 +1144,82 @@ export interface VersionedContent {
    */
   rollback(id: string, version: number): Promise<void>
 }
+
+// --- Tiers -----------------------------------------------------------------------------------------------------------
+
+/** A tier, for the option {@link KvCacheOptions.tiers}: a description, from which each cache makes its own. */
+export interface Tier {
+  /** `'disk'`, `'redis'` or `'cloudflareKV'`: in errors, events, stats() and metrics(). */
+  readonly name: string
+}
+
+export interface DiskOptions {
+  /** A directory on a disk of this machine, which is made if it is not there (mode 0700). One that holds something else is refused. */
+  path: string
+  /** Bytes that it takes at most, at least `'1mb'`. Default `'1gb'`. What is used least is dropped before it is full. */
+  maxSize?: ByteSize | undefined
+  /** Longest that one call may take, milliseconds or with a unit, finite. Default 1000. */
+  timeout?: Timeout | undefined
+}
+
+/**
+ * An embedded store on this host (LMDB): survives restarts and killed processes, and is shared by every process that opens the
+ * path. They are coherent without a server: once a put, a delete or an invalidation has resolved in one, the next get in any
+ * other does not give what was before. flush() makes what was written survive a power cut.
+ *
+ * Throws `ERR_KVCACHE_INVALID_OPTION`; the constructor of the cache throws that too where the path holds something else, and
+ * `ERR_KVCACHE_TIER` where it cannot be used. A damaged store is set aside, told as an 'error' event, and begun anew.
+ */
+export function disk(options: DiskOptions): Tier
+
+export interface RedisOptions {
+  /**
+   * `'redis://host:6379'`, with TLS `'rediss://…'`, with `user:password@` and `/database` where needed, or `'unix:///path'`. Several for a
+   * cluster or for sentinels.
+   */
+  url: string | string[]
+  /** The URLs are nodes of a Redis Cluster. Default false. */
+  cluster?: boolean | undefined
+  /** The URLs are sentinels, which watch a master of that name. */
+  sentinel?: { name: string } | undefined
+  /** Certificates to trust in the place of the system's and Mozilla's: PEM, or the path of a file. With `rediss://` only. */
+  tls?: { ca?: string | undefined } | undefined
+  /** What all keys in Redis begin with, 1 to 128 bytes without braces. Caches of one prefix are one cache. Default `'kvcache:'`. */
+  prefix?: string | undefined
+  /**
+   * One process at a time loads a key, the others wait for its value. For the origin's sake only: nothing else rests on it, and
+   * when its holder dies another takes over. Default false.
+   */
+  lock?: boolean | undefined
+  /** Longest that one call may take, milliseconds or with a unit, finite. Default 1000. */
+  timeout?: Timeout | undefined
+}
+
+/**
+ * Redis (7.0 or later) or Valkey, and the log of invalidations that keeps every process coherent which shares it: one that was away
+ * catches up, and one that has missed some of it drops what it held.
+ *
+ * Throws `ERR_KVCACHE_INVALID_OPTION`. Redis need not be there when the cache is opened.
+ */
+export function redis(options: RedisOptions): Tier
+
+export interface CloudflareKVOptions {
+  accountId: string
+  namespaceId: string
+  /** A token with the right to edit Workers KV. In no error, event, figure or log. */
+  apiToken: string
+  /** Where the API is, https; plain http to this machine only. Default Cloudflare's own. */
+  baseUrl?: string | undefined
+  /** Longest that one read may take, milliseconds or with a unit, finite. Default 1000. */
+  timeout?: Timeout | undefined
+}
+
+/**
+ * A Workers KV namespace over Cloudflare's REST API, for what Workers at the edge read as well: reads of one moment are one call,
+ * writes are made behind, and Cloudflare's limits are kept. KV is eventually consistent: what others write is seen here after up to
+ * 60 s. Throws `ERR_KVCACHE_INVALID_OPTION`.
+ */
+export function cloudflareKV(options: CloudflareKVOptions): Tier
 
 // --- Keys from parts -------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,9 @@ const MOST_OF_ALL = 16
  */
 const clock = clockMemory === null ? Int32Array.of(2 ** 31 - 1) : new Int32Array(clockMemory)
 
+/** The head where no other process writes to a log of ours. */
+const UNMOVED = Int32Array.of(0)
+
 /** A value decoded in this thread, and what is needed to see whether it still stands. */
 class Copy {
   /**
@@ -163,15 +166,19 @@ export class Near {
   /**
    * @param {number} number the cache's
    * @param {Int32Array} words its stamps
+   * @param {Int32Array} head of the log that other processes write to
    * @param {object} options
    * @param {number} options.max copies
    * @param {number} options.maxBytes
    * @param {Sharing} options.values
    * @param {Serializer} serializer
    */
-  constructor(number, words, { max, maxBytes, values }, serializer) {
+  constructor(number, words, head, { max, maxBytes, values }, serializer) {
     this.number = number
     this.words = words
+    this.head = head
+    /** The head as the engine was last asked: what others wrote up to there shows in the stamps. */
+    this.seen = head[0]
     this.max = max
     this.maxBytes = maxBytes
     this.mostOfOne = maxBytes / MOST_OF_ALL
@@ -189,7 +196,9 @@ export class Near {
   static open(number, options, serializer) {
     if (options === null || clockMemory === null) return undefined
     const words = native.stampMemory(number, options.max)
-    return words === null ? undefined : new Near(number, new Int32Array(words), options, serializer)
+    if (words === null) return undefined
+    const head = native.headMemory(number)
+    return new Near(number, new Int32Array(words), head === null ? UNMOVED : new Int32Array(head), options, serializer)
   }
 
   /**
@@ -223,7 +232,7 @@ export class Near {
     const copy = this.#copies.get(key)
     if (copy === undefined) return this.#miss(key, copy)
     const now = clock[0]
-    if (now >= copy.until || !stands(this.words, copy)) return this.#miss(key, copy)
+    if (now >= copy.until || this.head[0] !== this.seen || !stands(this.words, copy)) return this.#miss(key, copy)
     if (copy.hits++ === 0) this.#note(copy)
     if (now >= this.#reportAt) this.report()
     return copy
@@ -246,7 +255,9 @@ export class Near {
    */
   peek(key) {
     const copy = this.#copies.get(key)
-    if (copy === undefined || clock[0] >= copy.until || !stands(this.words, copy)) return undefined
+    if (copy === undefined || clock[0] >= copy.until || this.head[0] !== this.seen || !stands(this.words, copy)) {
+      return undefined
+    }
     return copy.promise === undefined ? this.#ownValue(copy) : copy.value
   }
 
@@ -263,6 +274,7 @@ export class Near {
    * @param {string} key
    */
   ask(key) {
+    this.seen = this.head[0]
     const copy = key === this.#missedKey ? this.#missed : this.#copies.get(key)
     header[H.IN_VERSION] = copy === undefined ? 0 : copy.version
   }

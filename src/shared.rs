@@ -7,13 +7,14 @@
 //! Promises: the memory lives until the last view's finalizer has run, which may be long after its cache was closed, and in
 //! another thread. Views are for the package's own JavaScript: who holds one can write to it.
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use kvcache_engine::clock::CLOCK_WORD;
 use kvcache_engine::engine::Doorkeeper;
-use kvcache_engine::invalidation::stamps::Stamps;
 use napi::{Env, Result, sys};
 use napi_derive::napi;
 
@@ -49,8 +50,11 @@ struct Memory {
     data: *mut c_void,
     bytes: usize,
     /// None for what lives as long as the process.
-    keeper: Option<Arc<Stamps>>,
+    keeper: Option<Keeper>,
 }
+
+/// What keeps memory alive.
+type Keeper = Box<dyn Any + Send + Sync>;
 
 /// The clock's word, 4 bytes: null, or a buffer with one `i32` that the engine keeps writing.
 #[napi(catch_unwind, ts_return_type = "SharedArrayBuffer | ArrayBuffer | null")]
@@ -72,7 +76,21 @@ pub fn stamp_memory(env: Env, cache: u32, copies: u32) -> Result<Raw> {
     Ok(show(env, move || {
         let words = stamps.words();
         let data = words.as_ptr().cast_mut().cast();
-        Memory { data, bytes: size_of_val(words), keeper: Some(Arc::clone(&stamps)) }
+        Memory { data, bytes: size_of_val(words), keeper: Some(Box::new(Arc::clone(&stamps))) }
+    }))
+}
+
+/// The head of the log that other processes write to, one 32-bit word that changes with each fact of it: null, or a buffer, where
+/// a tier has one in shared memory.
+#[napi(catch_unwind, ts_return_type = "SharedArrayBuffer | ArrayBuffer | null")]
+pub fn head_memory(env: Env, cache: u32) -> Result<Raw> {
+    let env = env.raw();
+    let head = with_cache(cache, |opened, _| opened.tiers().and_then(|tiers| tiers.head()))?.flatten();
+    let Some(head) = head else { return Ok(null(env)) };
+    Ok(show(env, move || {
+        let word: &AtomicU32 = (*head).as_ref();
+        let data = word.as_ptr().cast();
+        Memory { data, bytes: size_of_val(word), keeper: Some(Box::new(Arc::clone(&head))) }
     }))
 }
 
@@ -149,14 +167,14 @@ fn made(env: sys::napi_env, status: sys::napi_status, hint: *mut c_void, result:
     None
 }
 
-fn hint(keeper: Option<Arc<Stamps>>) -> *mut c_void {
-    keeper.map_or(ptr::null_mut(), |stamps| Arc::into_raw(stamps).cast_mut().cast())
+fn hint(keeper: Option<Keeper>) -> *mut c_void {
+    keeper.map_or(ptr::null_mut(), |keeper| Box::into_raw(Box::new(keeper)).cast())
 }
 
 fn give_up(hint: *mut c_void) {
     if !hint.is_null() {
-        // SAFETY: it is what `hint` made of an Arc, and is given up once: by the finalizer, or because there is none.
-        drop(unsafe { Arc::from_raw(hint.cast::<Stamps>().cast_const()) });
+        // SAFETY: it is what `hint` made of a keeper, and is given up once: by the finalizer, or because there is none.
+        drop(unsafe { Box::from_raw(hint.cast::<Keeper>()) });
     }
 }
 

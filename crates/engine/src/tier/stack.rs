@@ -7,7 +7,7 @@
 //! Nothing that a tier holds is served before its facts of earlier times are known.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -263,6 +263,11 @@ impl Tiers {
     /// What a call has come to, once.
     pub fn take(&self, receipt: u64) -> Option<Behindhand> {
         self.results.lock().remove(&receipt)
+    }
+
+    /// The word of the nearest log that has one: see [`super::SharedLog::head`].
+    pub fn head(&self) -> Option<Arc<dyn AsRef<AtomicU32> + Send + Sync>> {
+        self.slots.iter().find_map(|slot| slot.guarded.log()?.head())
     }
 
     /// Whether loads are to look here first.
