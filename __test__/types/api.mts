@@ -2,7 +2,7 @@
 // wrong does not. Nothing here runs. Each `@ts-expect-error` is a promise: the compiler fails when the line after it is
 // fine.
 
-import { KvCache, KvCacheError, key } from 'kvcache'
+import { KvCache, KvCacheError, cloudflareKV, disk, redis, key } from 'kvcache'
 import type {
   Age,
   BatchFetcher,
@@ -75,8 +75,23 @@ new KvCache({ compression: true })
 new KvCache({ metadata: 1 })
 // @ts-expect-error a signal belongs to a call
 new KvCache({ signal: AbortSignal.timeout(1) })
-// @ts-expect-error not in this version
 new KvCache({ tiers: [] })
+new KvCache({
+  tiers: [
+    disk({ path: '/var/cache/app', maxSize: '2gb' }),
+    redis({ url: ['redis://a:1', 'redis://b:2'], cluster: true, prefix: 'app:', lock: true, timeout: '200ms' }),
+    cloudflareKV({ accountId: 'a', namespaceId: 'n', apiToken: 't' })
+  ]
+})
+// @ts-expect-error an array
+new KvCache({ tiers: disk({ path: 'x' }) })
+// @ts-expect-error a path is needed
+disk({})
+// @ts-expect-error a URL is needed
+redis({ prefix: 'x' })
+// @ts-expect-error a token is needed
+cloudflareKV({ accountId: 'a', namespaceId: 'n' })
+const tierName: string = disk({ path: 'x' }).name
 new KvCache({ name: 'users', memory: '64mb' })
 new KvCache({ name: undefined })
 // @ts-expect-error a name is text
@@ -235,8 +250,9 @@ void cache.put('a')
 void cache.put('a', 1, { hardTimeout: 1 })
 // @ts-expect-error pairs
 void cache.putMany([['a']])
-// @ts-expect-error not in this version
 void cache.list({ tier: 'redis' })
+// @ts-expect-error no such tier
+void cache.list({ tier: 'mongo' })
 // @ts-expect-error a target is a string or an object that names one thing
 void cache.invalidate(5)
 
