@@ -21,6 +21,7 @@ pub mod chaos;
 pub mod cloudflare;
 #[cfg(any(test, feature = "validate"))]
 pub mod conformance;
+mod debts;
 pub mod disk;
 mod error;
 mod fact;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Fact, Guarded, Key, Put, PutOf, Record, Rest, Tier, TierError, TierErrorKind, ledger};
+use super::{Answer, Fact, Guarded, Key, Put, PutOf, Record, Rest, Tier, TierError, TierErrorKind, ledger};
 use crate::clock::FOREVER;
 use crate::entry::Entry;
 use crate::invalidation::target::Target;
@@ -70,8 +70,6 @@ struct State {
     last: u64,
     bytes: usize,
     receipts: Vec<Receipt>,
-    /// Why the last call failed, while it is to be made again.
-    trouble: Option<TierError>,
 }
 
 /// The writes of one tier.
@@ -79,6 +77,15 @@ pub struct Outbox {
     state: Mutex<State>,
     changed: Notify,
     ended: AtomicBool,
+    /// Something may be written down that the tier is owed.
+    in_debt: AtomicBool,
+}
+
+/// What a tier is owed: invalidated, deleted or overwritten here, and not known there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    pub target: Target,
+    pub soft: bool,
 }
 
 /// What the sender needs from outside: how an entry becomes a record, and who is told of what failed.
@@ -89,6 +96,8 @@ pub trait Post: Send + Sync {
     fn failed(&self, error: &TierError, key: Option<&Key>);
     /// A fact has reached the tier.
     fn landed(&self, fact: &Fact);
+    /// The tier is owed this, and nothing else: to be remembered over restarts, where that can be, before anybody is told.
+    fn owe(&self, owed: Vec<Owed>) -> Answer<'_, ()>;
 }
 
 impl State {
@@ -166,7 +175,6 @@ impl State {
     }
 
     fn fail_receipts(&mut self, error: &TierError) {
-        self.trouble = Some(error.clone());
         for receipt in self.receipts.drain(..) {
             let _ = receipt.sender.send(Err(error.clone()));
         }
@@ -175,7 +183,12 @@ impl State {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), ended: AtomicBool::new(false) }
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            ended: AtomicBool::new(false),
+            in_debt: AtomicBool::new(false),
+        }
     }
 }
 
@@ -207,6 +220,11 @@ impl Outbox {
         self.state.lock().facts.values().any(|target| ledger::covers(target, record))
     }
 
+    /// What an earlier process owed the tier has been taken up: its notes go when all has arrived.
+    pub fn takes_up_debts(&self) {
+        self.in_debt.store(true, Ordering::SeqCst);
+    }
+
     /// How much is on its way.
     pub fn len(&self) -> usize {
         self.state.lock().queue.len()
@@ -219,13 +237,8 @@ impl Outbox {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        match &state.trouble {
-            Some(trouble) => _ = sender.send(Err(trouble.clone())),
-            None => {
-                let up_to = state.last;
-                state.receipts.push(Receipt { up_to, sender });
-            }
-        }
+        let up_to = state.last;
+        state.receipts.push(Receipt { up_to, sender });
         Some(receiver)
     }
 
@@ -234,6 +247,25 @@ impl Outbox {
         self.ended.store(true, Ordering::SeqCst);
         self.state.lock().fail_receipts(&TierError::closed());
         self.changed.notify_one();
+    }
+
+    fn owed(&self) -> Vec<Owed> {
+        let owed = |pending: &Pending| match &pending.op {
+            Op::Put { load: Some(_), .. } => None,
+            Op::Put { .. } | Op::Delete => {
+                pending.key.as_ref().map(|key| Owed { target: Target::Key((&**key).into()), soft: false })
+            }
+            Op::Mark(fact) => Some(Owed { target: fact.target.clone(), soft: fact.soft }),
+        };
+        self.state.lock().queue.values().filter_map(owed).collect()
+    }
+
+    /// Tells those who wait that the tier is not well, once what it is owed is written down.
+    async fn tell_trouble(&self, post: &dyn Post, error: &TierError) {
+        if !self.state.lock().receipts.is_empty() {
+            post.owe(self.owed()).await;
+            self.state.lock().fail_receipts(error);
+        }
     }
 
     /// Sends what comes, until [`Outbox::end`].
@@ -245,15 +277,18 @@ impl Outbox {
                 continue;
             }
             if let Err(error) = self.send(tier, post, batch).await {
-                self.state.lock().fail_receipts(&error);
+                self.in_debt.store(true, Ordering::SeqCst);
+                self.tell_trouble(post, &error).await;
                 tokio::time::sleep(LOOK).await;
                 while tier.rest() == Rest::Open && !self.ended.load(Ordering::SeqCst) {
+                    self.tell_trouble(post, &error).await;
                     tokio::time::sleep(LOOK).await;
                 }
             } else {
-                let mut state = self.state.lock();
-                state.trouble = None;
-                state.settle_receipts();
+                if self.len() == 0 && self.in_debt.swap(false, Ordering::SeqCst) {
+                    post.owe(Vec::new()).await;
+                }
+                self.state.lock().settle_receipts();
             }
         }
     }

@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::debts;
 use super::ledger::Ledger;
-use super::outbox::{Known, Op, Outbox, Post};
+use super::outbox::{Known, Op, Outbox, Owed, Post};
 use super::{
-    Fact, Guarded, Key, Lease, Page, Record, Rest, Runtime, Tier, TierError, TierFigures, Told, Watcher, text_of,
-    unix_now,
+    Answer, Fact, Guarded, Key, Lease, Page, Put, Record, Rest, Runtime, Tier, TierError, TierFigures, Told, Watcher,
+    text_of, unix_now,
 };
 use crate::clock::FOREVER;
 use crate::codec::workshop::Tools;
@@ -35,6 +36,9 @@ const KEPT: u64 = 30 * 24 * 3_600_000;
 /// Between two attempts to read the facts of earlier times: at first, and at most.
 const SOON: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// Notes of earlier processes that are looked for.
+const MOST_NOTES: usize = 1000;
 
 /// How long a lease is waited for at most.
 const LEASE: Duration = Duration::from_secs(60);
@@ -67,6 +71,8 @@ struct Slot {
     known: AtomicBool,
     /// Something was stored here before that.
     early: AtomicBool,
+    /// What earlier processes owed this tier, taken up: where that is written down.
+    notes: Mutex<Vec<Key>>,
     tools: Mutex<Tools>,
     shared: Weak<Tiers>,
 }
@@ -101,6 +107,7 @@ impl Tiers {
                     ready: watch::Sender::new(false),
                     known: AtomicBool::new(false),
                     early: AtomicBool::new(false),
+                    notes: Mutex::default(),
                     tools: Mutex::default(),
                     shared: Weak::clone(shared),
                 })
@@ -135,12 +142,15 @@ impl Tiers {
         let slot = Arc::clone(slot);
         self.runtime.handle().spawn(async move {
             let mut pause = SOON;
+            let mut knows_debts = false;
             loop {
                 if slot.shared.upgrade().is_none() {
                     return;
                 }
+                knows_debts = knows_debts || slot.take_up_debts().await;
                 let epoch = slot.guarded.log().map(|log| log.position().epoch);
-                if epoch != Some(0)
+                if knows_debts
+                    && epoch != Some(0)
                     && let Ok(facts) = slot.guarded.read_markers(0).await
                 {
                     let mut ledger = slot.ledger.lock();
@@ -231,7 +241,13 @@ impl Tiers {
     ) -> u64 {
         let Some(slot) = self.slot(tier).cloned() else { return 0 };
         let prefix = prefix.to_vec();
-        self.later(thread, async move { Behindhand::Page(slot.guarded.list(prefix, limit, cursor).await) })
+        self.later(thread, async move {
+            let mut page = slot.guarded.list(prefix, limit, cursor).await;
+            if let Ok(page) = &mut page {
+                page.keys.retain(|listed| !debts::is_key(&listed.key));
+            }
+            Behindhand::Page(page)
+        })
     }
 
     /// Asks the nearest log for the next number of a counter, above that one; as [`Tiers::list`]. 0: there is no log.
@@ -475,6 +491,34 @@ impl Tiers {
 }
 
 impl Slot {
+    /// Where it can be written down what this tier is owed.
+    fn durable(&self) -> Option<Arc<Self>> {
+        let shared = self.shared.upgrade()?;
+        shared.slots.iter().find(|slot| slot.index != self.index && slot.guarded.is_awaited()).cloned()
+    }
+
+    /// Takes up what earlier processes owed this tier. False: it cannot be known yet.
+    async fn take_up_debts(&self) -> bool {
+        let Some(durable) = self.durable() else { return true };
+        let Ok(page) = durable.guarded.list(debts::prefix(&self.name), MOST_NOTES, None).await else { return false };
+        let keys: Vec<Key> = page.keys.into_iter().map(|listed| listed.key).collect();
+        let (at, until) = (unix_now(), self.shared.upgrade().map_or(FOREVER, |shared| shared.until()));
+        for note in durable.guarded.get_many(keys.clone()).await {
+            let Ok(note) = note else { return false };
+            for Owed { target, soft } in note.as_ref().map(debts::read).unwrap_or_default() {
+                match &target {
+                    Target::Key(key) if !soft => self.push(Op::Delete, Some((&**key).into())),
+                    _ => self.push(Op::Mark(Fact { target, soft, seq: 0, epoch: 0, at, until }), None),
+                }
+            }
+        }
+        if !keys.is_empty() {
+            *self.notes.lock() = keys;
+            self.outbox.takes_up_debts();
+        }
+        true
+    }
+
     fn position(&self) -> (u64, u64) {
         self.guarded.log().map_or((0, 0), |log| {
             let position = log.position();
@@ -618,6 +662,21 @@ impl Post for Slot {
         if self.guarded.log().is_none() {
             self.ledger.lock().note(fact);
         }
+    }
+
+    fn owe(&self, owed: Vec<Owed>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let (Some(durable), Some(shared)) = (self.durable(), self.shared.upgrade()) else { return };
+            let key = debts::key(&self.name, shared.epoch);
+            // If it cannot be written down it is still tried as long as this process lives.
+            let _ = if owed.is_empty() {
+                let mut keys = std::mem::take(&mut *self.notes.lock());
+                keys.push(key);
+                durable.guarded.delete_many(keys).await
+            } else {
+                durable.guarded.put_many(vec![Put::write(debts::record(key, &owed))]).await
+            };
+        })
     }
 }
 
