@@ -7,6 +7,7 @@ mod cloudflare;
 mod disk;
 mod guarded;
 mod redis;
+mod stack;
 
 use std::sync::Arc;
 

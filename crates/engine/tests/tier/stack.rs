@@ -1,0 +1,267 @@
+//! Tiers behind an engine: what is found there, what is not stored, what is owed.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use kvcache_engine::engine::{Begin, Begun, Config, Engine, Event, Inbox, Invalidation, ThreadId, Value};
+use kvcache_engine::entry::{Ages, Freshness, Kind};
+use kvcache_engine::invalidation::target::Target;
+use kvcache_engine::load::breaker::OriginId;
+use kvcache_engine::load::queue::Limits;
+use kvcache_engine::scheduler::Scheduled;
+use kvcache_engine::tier::chaos::{Chaos, Ills};
+use kvcache_engine::tier::conformance::{get, puts, record};
+use kvcache_engine::tier::memory::MemoryTier;
+use kvcache_engine::tier::{Answer, Fact, Found, Key, Layer, Page, Put, Runtime, Tier, TierError, Tiers};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+const LONG: Duration = Duration::from_secs(30);
+
+struct Post(Mutex<Sender<Event>>);
+
+impl Inbox for Post {
+    fn post(&self, event: Event) {
+        let _ = self.0.lock().send(event);
+    }
+}
+
+struct World {
+    scheduled: Scheduled,
+    tiers: Arc<Tiers>,
+    thread: ThreadId,
+    events: Receiver<Event>,
+}
+
+impl World {
+    fn new(tiers: Vec<Arc<dyn Tier>>) -> Self {
+        let scheduled = Scheduled::open(Config {
+            memory: 1 << 20,
+            queue: Limits { concurrency: 1, max_queued: 10, retries: 0 },
+            backoff: 1,
+            cooldown: 1,
+            breaker: None,
+            compression: None,
+        });
+        let (sender, events) = channel();
+        let thread = scheduled.engine().attach(Arc::new(Post(Mutex::new(sender))));
+        let timeout = Duration::from_secs(5);
+        let layers = tiers.into_iter().map(|tier| Layer { tier, timeout }).collect();
+        let tiers = Tiers::open(scheduled.engine(), Runtime::shared().unwrap(), layers);
+        Self { scheduled, tiers, thread, events }
+    }
+
+    fn engine(&self) -> &Engine {
+        self.scheduled.engine()
+    }
+
+    fn lead(&self, key: &str) -> u64 {
+        let begin = Begin {
+            thread: self.thread,
+            parent: 0,
+            origin: OriginId::NONE,
+            route: 0,
+            hard_timeout: 60_000,
+            force: false,
+            permit: false,
+            since: 0,
+        };
+        match self.engine().begin(key.as_bytes(), &begin) {
+            Begun::Lead { token, .. } => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for an event, of which there may be others before.
+    fn wait_for(&self, wanted: impl Fn(&Event) -> bool) -> Event {
+        loop {
+            let event = self.events.recv_timeout(LONG).unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    fn seek(&self, token: u64) {
+        self.engine().seek(&[token], false, true);
+    }
+
+    fn sought(&self, token: u64) -> Option<String> {
+        self.wait_for(|event| *event == Event::Sought(token));
+        let (found, _) = self.engine().take_sought(token)?;
+        Some(String::from_utf8(found.entry.value().to_vec()).unwrap())
+    }
+
+    fn put(&self, key: &str, value: &str, links: &[u8]) {
+        let ages = Ages { max_age: 60_000, stale_age: 60_000, stale_if_error: 60_000 };
+        let value = Value { kind: Kind::Text, bytes: value.as_bytes(), metadata: b"", ages, route: 0, links };
+        self.engine().commit(self.engine().prepare(key.as_bytes(), &value).unwrap());
+    }
+
+    /// What became of all that was handed over: the tier that is not well.
+    fn arrived(&self) -> Option<String> {
+        let receipt = self.tiers.receipt(self.thread, true);
+        if receipt == 0 {
+            return None;
+        }
+        let delivered = self.wait_for(|event| matches!(event, Event::Delivered { receipt: of, .. } if *of == receipt));
+        match delivered {
+            Event::Delivered { trouble, .. } => trouble.map(|trouble| trouble.tier.to_string()),
+            _ => None,
+        }
+    }
+
+    fn invalidate(&self, text: &str) {
+        self.engine().invalidate(&Invalidation::new(&Target::parse(text).unwrap(), text, false));
+    }
+}
+
+/// A tier that lets reads go one by one, and may be one that lasts.
+struct Gate {
+    tier: Arc<dyn Tier>,
+    reads: Arc<Semaphore>,
+    name: &'static str,
+    lasts: bool,
+}
+
+impl Gate {
+    fn open(tier: Arc<dyn Tier>, name: &'static str, lasts: bool) -> Arc<dyn Tier> {
+        Arc::new(Self { tier, reads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), name, lasts })
+    }
+}
+
+impl Tier for Gate {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn get_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Found>> {
+        Box::pin(async move {
+            let found = self.tier.get_many(keys).await;
+            self.reads.acquire().await.unwrap().forget();
+            found
+        })
+    }
+
+    fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        self.tier.put_many(puts)
+    }
+
+    fn delete_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Result<(), TierError>>> {
+        self.tier.delete_many(keys)
+    }
+
+    fn list(&self, prefix: Vec<u8>, limit: usize, cursor: Option<String>) -> Answer<'_, Result<Page, TierError>> {
+        self.tier.list(prefix, limit, cursor)
+    }
+
+    fn write_marker(&self, fact: Fact) -> Answer<'_, Result<(), TierError>> {
+        self.tier.write_marker(fact)
+    }
+
+    fn read_markers(&self, since: u64) -> Answer<'_, Result<Vec<Fact>, TierError>> {
+        self.tier.read_markers(since)
+    }
+
+    fn flush(&self) -> Answer<'_, Result<(), TierError>> {
+        self.tier.flush()
+    }
+
+    fn close(&self) -> Answer<'_, Result<(), TierError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.lasts
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn what_a_tier_has_ends_the_flight_and_keeps_its_ages() {
+    let tier = Arc::new(MemoryTier::default());
+    let at = record("k", "v", 1).stored_at;
+    let old = kvcache_engine::tier::Record { fresh_until: at - 1, stale_until: at + 60_000, ..record("k", "v", 1) };
+    run(tier.put_many(puts(vec![old])));
+    let w = World::new(vec![tier]);
+    let token = w.lead("k");
+    w.seek(token);
+    assert_eq!(w.sought(token).as_deref(), Some("v"));
+    assert!(!w.engine().is_open(token));
+    assert_eq!(w.engine().peek(b"k").unwrap().freshness, Freshness::Stale);
+    let token = w.lead("other");
+    w.seek(token);
+    assert_eq!(w.sought(token), None);
+    assert!(w.engine().is_open(token), "its fetcher is to run");
+}
+
+#[test]
+fn what_is_cut_while_a_tier_is_asked_is_neither_given_nor_stored() {
+    for target in ["k", "k*", "*"] {
+        let tier = Arc::new(MemoryTier::default());
+        run(tier.put_many(puts(vec![record("k", "old", 1)])));
+        let reads = Arc::new(Semaphore::new(0));
+        let w = World::new(vec![Arc::new(Gate { tier, reads: Arc::clone(&reads), name: "gate", lasts: false })]);
+        let token = w.lead("k");
+        w.seek(token);
+        // The tier has answered, and its answer is on the way.
+        std::thread::sleep(Duration::from_millis(50));
+        w.invalidate(target);
+        reads.add_permits(1);
+        assert_eq!(w.sought(token), None, "{target}");
+        assert!(w.engine().peek(b"k").is_none());
+    }
+}
+
+#[test]
+fn a_tier_that_is_away_is_told_later_and_the_caller_at_once() {
+    let tier = Arc::new(MemoryTier::default());
+    let chaos = Arc::new(Chaos::new(Arc::clone(&tier) as Arc<dyn Tier>, Ills::default(), 1));
+    let w = World::new(vec![Arc::clone(&chaos) as Arc<dyn Tier>]);
+    w.put("a:1", "v", b"");
+    assert_eq!(w.arrived(), None);
+    chaos.set(Ills { refused: 1.0, ..Ills::default() });
+    w.invalidate("a:*");
+    assert_eq!(w.arrived().as_deref(), Some("memory"));
+    let token = w.lead("a:1");
+    w.seek(token);
+    assert_eq!(w.sought(token), None, "a failing tier is a miss");
+    chaos.set(Ills::default());
+    let start = std::time::Instant::now();
+    while run(tier.read_markers(0)).unwrap().is_empty() {
+        assert!(start.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_a_tier_is_owed_outlives_the_process_in_one_that_lasts() {
+    let (near, far) = (Arc::new(MemoryTier::default()), Arc::new(MemoryTier::default()));
+    run(far.put_many(puts(vec![record("gone", "old", 1), record("put", "old", 1), record("stays", "v", 1)])));
+    {
+        let away = Ills { refused: 1.0, ..Ills::default() };
+        let chaos = Arc::new(Chaos::new(Arc::clone(&far) as Arc<dyn Tier>, away, 1));
+        let tiers = vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(chaos, "far", false)];
+        let w = World::new(tiers);
+        w.engine().delete(b"gone");
+        w.put("put", "new", b"");
+        w.invalidate("x:*");
+        assert_eq!(w.arrived().as_deref(), Some("far"));
+    }
+    let tiers = vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(Arc::clone(&far) as _, "far", false)];
+    let w = World::new(tiers);
+    let start = std::time::Instant::now();
+    let notes = || run(near.list(b"__kvcache__:owed:".to_vec(), 10, None)).unwrap().keys.len();
+    while notes() > 0 || run(far.read_markers(0)).unwrap().is_empty() {
+        assert!(start.elapsed() < LONG, "{} notes", notes());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for (key, there) in [("gone", false), ("put", false), ("stays", true)] {
+        assert_eq!(run(get(&*far, key)).unwrap().is_some(), there, "{key}");
+    }
+    drop(w);
+}
