@@ -574,8 +574,9 @@ async fn a_store_that_others_have_open_is_not_set_aside() {
     let data = dir.store().join("data.mdb");
     let mut bytes = fs::read(&data).unwrap();
     bytes[..8192].fill(0);
-    let file = fs::OpenOptions::new().write(true).open(&data).unwrap();
-    std::io::Write::write_all(&mut &file, &bytes[..8192]).unwrap();
+    // A new file: what the other has open may be the end of it.
+    fs::write(dir.0.join("new"), bytes).unwrap();
+    fs::rename(dir.0.join("new"), &data).unwrap();
     let error = refused(&dir.settings());
     assert!(error.kind == TierErrorKind::Corrupt && error.message.contains("other processes"), "{error}");
     assert!(dir.damaged().is_empty());

@@ -179,13 +179,13 @@ impl Inner {
             };
             if !jobs.is_empty() {
                 perform(&store, jobs, &mut known);
-                if !store.reserve() {
+                if store.was_full() || is_tight(&store).unwrap_or(false) {
                     // An error is met again, by who writes.
                     let _ = make_room(&store);
                 }
                 if store.is_due() {
-                    // An error is met again, by who flushes.
-                    let _ = store.sync(Duration::ZERO);
+                    // Whoever writes on would do so on new pages. An error is met again, by who flushes.
+                    let _ = store.sync(SYNC);
                 }
             }
             if Instant::now() >= next {
@@ -285,6 +285,17 @@ fn transact(store: &Store, jobs: &[Job], known: &mut Known) -> Result<Vec<Outcom
     writing.make_room(u64::MAX)?;
     writing.commit()?;
     Ok(outcomes)
+}
+
+/// Whether the file can neither grow nor has free pages to speak of.
+fn is_tight(store: &Store) -> Result<bool, TierError> {
+    if store.reserve() {
+        return Ok(false);
+    }
+    let txn = store.read()?;
+    let state = store.state(&txn)?;
+    let pages = store.used(&txn, &state)?.saturating_sub(state.aside);
+    Ok(store.file_size().saturating_sub(pages) < store.ahead())
 }
 
 /// Removes what goes first. That takes free pages itself, which a checkpoint sets free; less is removed where these are few.

@@ -225,6 +225,13 @@ impl Store {
         error
     }
 
+    /// There was no room for a file.
+    pub fn note(&self, error: &std::io::Error) {
+        if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            self.full.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether there was no room for something since this was asked last.
     pub fn was_full(&self) -> bool {
         self.full.swap(false, Ordering::Relaxed)
@@ -264,10 +271,15 @@ impl Store {
         (self.env.info().last_page_number as u64 + 1) * self.page_size
     }
 
+    /// Bytes that the file is to have to grow into.
+    pub fn ahead(&self) -> u64 {
+        (self.max_size() / 16).min(RESERVE)
+    }
+
     /// Has the disk set room aside for the file to grow, so that a full disk is met while there still is some: LMDB cannot remove
     /// anything without. Whether there is.
     pub fn reserve(&self) -> bool {
-        let (size, ahead) = (self.file_size(), (self.max_size() / 16).min(RESERVE));
+        let (size, ahead) = (self.file_size(), self.ahead());
         if self.reserved.load(Ordering::Relaxed) >= size + ahead / 2 {
             return true;
         }

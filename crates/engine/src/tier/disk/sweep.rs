@@ -147,7 +147,7 @@ fn drop_markers(store: &Store) -> Result<bool, TierError> {
 /// the file is nearly as long as it may get there must be more of these.
 fn limit(store: &Store) -> u64 {
     let most = store.max_size();
-    let limit = most / 8 * 7 - (most / 8).min(4 << 20);
+    let limit = most / 8 * 7 - (most / 6).min(8 << 20);
     let beyond = store.file_size().saturating_sub(most / 16 * 15);
     limit - beyond.min(limit / 2)
 }

@@ -129,6 +129,7 @@ fn prepare(store: &Store, put: Put) -> (Prepared, Result<(), TierError>) {
             return Ok(Envelope::Here(std::mem::take(&mut bytes)));
         }
         let failed = |error| {
+            store.note(&error);
             let message = format!("tier 'disk': cannot write a large value: {error}");
             TierError::new(TierErrorKind::Unavailable, message)
         };
