@@ -350,7 +350,7 @@ mod tests {
     async fn what_was_flushed_survives_a_power_cut_whatever_was_written_since() {
         let (before, after) = (dir("before"), dir("after"));
         let mut tried = 0;
-        for seed in 0..60 {
+        for seed in 0..12 {
             let mut random = fastrand::Rng::with_seed(seed);
             let _ = fs::remove_dir_all(&before);
             let tier = open(&before);
@@ -393,7 +393,7 @@ mod tests {
                 assert!(tier.close().await.is_ok() && restored.close().await.is_ok());
             }
         }
-        assert!(tried > 10, "{tried}");
+        assert!(tried > 2, "{tried}");
         let _ = (fs::remove_dir_all(before), fs::remove_dir_all(after));
     }
 
