@@ -670,6 +670,7 @@ async fn what_is_over_is_removed_with_its_file() {
         error_until: at,
         ..record(name, &"x".repeat(len), 0)
     };
+    let began = tier.position();
     let records = vec![over("small", 10), over("large", 300_000), record("stays", "x", 0)];
     assert_eq!(tier.put_many(puts(records)).await, vec![Ok(()); 3]);
     assert!(value(&tier, "small").await.is_some() && values(&dir) == 1);
@@ -681,6 +682,10 @@ async fn what_is_over_is_removed_with_its_file() {
     }
     let page = tier.list(Vec::new(), 10, None).await.unwrap();
     assert_eq!(page.keys.len(), 1, "{page:?}");
+    load(&tier, loaded("large", "older", began)).await;
+    load(&tier, loaded("another", "x", began)).await;
+    assert_eq!(value(&tier, "large").await, None, "it is remembered that it was written");
+    assert_eq!(value(&tier, "another").await.as_deref(), Some("x"), "which concerns no other key");
 }
 
 #[tokio::test]

@@ -32,9 +32,10 @@ impl Head {
         let file = options().open(path)?;
         let len = (USES_AT + USES) as u64;
         if file.metadata()?.len() != len {
-            file.set_len(len)?;
+            let made = file.set_len(len).and_then(|()| allocate(&file, len));
+            // One that has its length has its room.
+            made.inspect_err(|_| drop(file.set_len(0)))?;
         }
-        allocate(&file, len)?;
         let map = MmapOptions::new().len(len as usize).map_raw(&file)?;
         Ok(Self { map })
     }
@@ -105,27 +106,8 @@ fn allocate(file: &std::fs::File, len: u64) -> io::Result<()> {
     }
 }
 
-/// Where there is no such call zeros are written, if there are not as many blocks yet as it takes.
+/// Where there is no such call zeros are written: the file was just made.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn allocate(file: &std::fs::File, len: u64) -> io::Result<()> {
-    use std::io::{Seek, SeekFrom, Write};
-
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        if file.metadata()?.blocks() * 512 >= len {
-            return Ok(());
-        }
-    }
-    #[cfg(windows)]
-    {
-        // Files are not sparse there unless that is asked for.
-        return Ok(());
-    }
-    #[cfg(not(windows))]
-    {
-        let mut file = file;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&vec![0; len as usize])
-    }
+fn allocate(mut file: &std::fs::File, len: u64) -> io::Result<()> {
+    io::Write::write_all(&mut file, &vec![0; len as usize])
 }

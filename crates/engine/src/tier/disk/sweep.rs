@@ -20,6 +20,10 @@ const MOST_LINES: u64 = 1_000_000;
 /// Lines that are left of it where there is no room.
 const LEAST_LINES: u64 = 1000;
 
+/// How long, in milliseconds, it is remembered of what is over that it was written: else no load that began before would be
+/// stored, whichever its key.
+const TOMBSTONE: u64 = 120_000;
+
 /// Rows that one sweep's transaction removes at most: others want to write, too.
 const SLICE: usize = 2000;
 
@@ -162,8 +166,14 @@ impl Writing<'_> {
         }
         let (at, key) = (at.to_vec(), key.to_vec());
         match self.head(&key)? {
-            Some(head) if rows::ends_key(head.ends, head.order) == at[..] => self.remove(&key, &head)?,
-            _ => {
+            Some(head) if rows::ends_key(head.ends, head.order) != at[..] => {
+                store.dbs.ends.delete(&mut self.txn, &at).map_err(|e| store.error(e))?;
+            }
+            Some(head) if head.holds != Holds::Tombstone && head.fact > self.state.floor => {
+                self.bury_for(&key, head.fact, TOMBSTONE)?;
+            }
+            Some(head) => self.remove(&key, &head)?,
+            None => {
                 store.dbs.ends.delete(&mut self.txn, &at).map_err(|e| store.error(e))?;
             }
         }

@@ -150,10 +150,15 @@ impl<'a> Writing<'a> {
 
     /// Leaves nothing of a key but the number of the fact that ended it.
     fn bury(&mut self, key: &[u8], fact: u64) -> Result<(), TierError> {
+        self.bury_for(key, fact, TOMBSTONE)
+    }
+
+    /// The same, for so many milliseconds.
+    pub fn bury_for(&mut self, key: &[u8], fact: u64, time: u64) -> Result<(), TierError> {
         if let Some(old) = self.head(key)? {
             self.unlink(&old)?;
         }
-        let ends = self.now + TOMBSTONE;
+        let ends = self.now + time;
         self.link(key, Head { holds: Holds::Tombstone, seq: fact, fact, order: 0, ends, file: 0, len: 0 }, &[])
     }
 
