@@ -1,7 +1,7 @@
 //! The tier that is a directory on this machine, shared by all processes that open it: an LMDB environment
 //! (<http://www.lmdb.tech/doc/>), and a page of memory that they share.
 //!
-//! - [`layout`] is the directory: whose it is, and who uses it. [`store`] has the databases, and what is read from them; [`rows`]
+//! - [`layout`] is the directory: whose it is, and who uses it; [`opening`] opens it. [`store`] has the databases, and what is read from them; [`rows`]
 //!   says what lies in these, byte by byte. [`values`] are files for what is large.
 //! - [`queue`] has the one thread that writes, [`writing`] is what a transaction does, [`known`] what it judges loads by, and
 //!   [`sweep`] what the store does for itself.
@@ -23,6 +23,7 @@ mod checkpoint;
 mod head;
 mod known;
 mod layout;
+mod opening;
 mod queue;
 mod rows;
 mod store;

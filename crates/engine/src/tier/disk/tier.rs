@@ -8,8 +8,9 @@ use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::opening::wait_closed;
 use super::queue::{Job, Work};
-use super::store::{Store, wait_closed};
+use super::store::Store;
 use super::values::ASIDE;
 use super::watch::Watch;
 use super::writing::{Envelope, Prepared};
@@ -65,7 +66,7 @@ impl DiskTier {
     /// # Errors
     /// `refused` where anybody has the store open, in this process or another; those of [`DiskTier::open`].
     pub fn compact(settings: &Settings) -> Result<(u64, u64), TierError> {
-        super::store::compact(&settings.path, settings.max_size, settings.timeout)
+        super::opening::compact(&settings.path, settings.max_size, settings.timeout)
     }
 
     fn watch(&self) -> Result<Arc<Watch>, TierError> {
