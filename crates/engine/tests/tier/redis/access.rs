@@ -9,7 +9,7 @@ use kvcache_engine::tier::{Put, Tier, TierErrorKind};
 use tokio::runtime::Handle;
 
 use super::log::{Seen, put, value};
-use super::server::{Dir, Server, free_port, is_there, until};
+use super::server::{Dir, Server, free_port, is_there, program, until};
 
 fn tier(settings: &Settings) -> RedisTier {
     RedisTier::new(settings, &Handle::current()).unwrap()
@@ -92,7 +92,7 @@ async fn follows_the_master_that_sentinels_know() {
     if !is_there() {
         return;
     }
-    let secret = ["--requirepass", "s3cret", "--masterauth", "s3cret"];
+    let secret = ["--requirepass", "s3cret", "--masterauth", "s3cret", "--repl-diskless-sync-delay", "0"];
     let mut master = Server::start(&secret);
     let port = master.port.to_string();
     let follower = Server::start(&[&secret[..], &["--replicaof", "127.0.0.1", &port]].concat());
@@ -111,7 +111,7 @@ async fn follows_the_master_that_sentinels_know() {
             master.port
         );
         std::fs::write(&file, text).unwrap();
-        let mut sentinel = Command::new("redis-server");
+        let mut sentinel = Command::new(program());
         sentinel.arg(&file).arg("--sentinel").current_dir(dir.path()).stdout(Stdio::null());
         sentinels.push(Stopped(sentinel.spawn().unwrap()));
         urls.push(format!("redis://:s3cret@127.0.0.1:{port}"));

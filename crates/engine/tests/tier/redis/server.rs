@@ -12,9 +12,14 @@ use tokio::runtime::Handle;
 /// How long something may take that is waited for.
 pub const LONG: Duration = Duration::from_secs(30);
 
+/// The server's program: `KVCACHE_TEST_REDIS` names another than redis-server, as Valkey's.
+pub fn program() -> String {
+    std::env::var("KVCACHE_TEST_REDIS").unwrap_or_else(|_| "redis-server".into())
+}
+
 /// Whether there is a redis-server; without one there is nothing to test against, which fails in CI.
 pub fn is_there() -> bool {
-    let there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let there = Command::new(program()).arg("--version").stdout(Stdio::null()).status().is_ok();
     if !there {
         assert!(std::env::var_os("CI").is_none(), "redis-server is missing");
         eprintln!("skipped: redis-server is missing");
@@ -73,7 +78,7 @@ impl Server {
 
     /// Starts it again.
     pub fn run(&mut self) {
-        let child = Command::new("redis-server")
+        let child = Command::new(program())
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
             .arg("--dir")
             .arg(self.dir.path())
