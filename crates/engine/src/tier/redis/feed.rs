@@ -72,6 +72,8 @@ pub struct Feed {
     began: Instant,
     /// When Redis was heard last: milliseconds after `began`, and one; 0 for never.
     heard: AtomicU64,
+    /// Redis's clock at `began`, as far as is known: milliseconds since the UNIX epoch; 0 if not at all.
+    clock: AtomicU64,
     ended: watch::Sender<bool>,
     /// Who waits for a lease, by its key.
     waiting: Mutex<Waiting>,
@@ -116,6 +118,7 @@ impl Feed {
             written: Mutex::default(),
             began: Instant::now(),
             heard: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
             ended: watch::Sender::new(false),
             waiting: Mutex::default(),
         })
@@ -126,7 +129,12 @@ impl Feed {
         self.position.borrow().epoch != 0
     }
 
-    /// Where a load begins.
+    /// Where the watcher stands.
+    pub fn standing(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    /// The same, where a load begins.
     pub fn position(&self) -> Position {
         let position = *self.position.borrow();
         if position.epoch == 0 {
@@ -144,9 +152,21 @@ impl Feed {
         self.waiting.lock().by_lease.clear();
     }
 
+    /// Milliseconds since this began.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
     fn hear(&self) {
-        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        self.heard.store(at, Ordering::Relaxed);
+        self.heard.store(self.elapsed() + 1, Ordering::Relaxed);
+    }
+
+    /// A moment of Redis's clock so long from now; 0 if that clock is not known.
+    pub fn till(&self, wait: Duration) -> u64 {
+        match self.clock.load(Ordering::Relaxed) {
+            0 => 0,
+            clock => clock + self.elapsed() + u64::try_from(wait.as_millis()).unwrap_or(0),
+        }
     }
 
     /// Where the log stands, if that is known well enough to judge by it.
@@ -174,8 +194,13 @@ impl Feed {
         }
     }
 
-    /// Waits until the watcher has been told what this tier wrote, for so long at most.
-    pub async fn told(&self, written: Position, most: Duration) -> Result<(), TierError> {
+    /// Waits until the watcher has been told what this tier wrote when the log stood `before`, for so long at most.
+    pub async fn told(&self, written: Position, before: Position, most: Duration) -> Result<(), TierError> {
+        if written.epoch == before.epoch && written.seq <= before.seq {
+            // What reads the log is about to notice the same.
+            let message = "Redis has lost what it had: its numbers have gone back";
+            return Err(TierError::new(TierErrorKind::Unavailable, message));
+        }
         {
             let mut newest = self.written.lock();
             if newest.epoch != written.epoch || newest.seq < written.seq {
@@ -285,9 +310,11 @@ enum Never {}
 impl Reader<'_> {
     /// What the log says of itself: where it is, and its last entry.
     async fn sync(&self) -> Result<(Position, Vec<u8>), TierError> {
-        let names = &self.feed.names;
+        let (names, asked) = (&self.feed.names, self.feed.elapsed());
         let reply = scripts::SYNC.call(self.link, &[&names.hash, &names.stream], &[&fresh()]).await?;
         let mut parts = wire::items(reply).ok_or_else(odd)?;
+        let now = parts.pop().as_ref().and_then(wire::number).ok_or_else(odd)?;
+        self.feed.clock.store(now.saturating_sub(asked), Ordering::Relaxed);
         let last = parts.pop().and_then(wire::bytes).ok_or_else(odd)?;
         Ok((wire::position(Value::Array(parts)).ok_or_else(odd)?, last))
     }
@@ -407,6 +434,10 @@ impl Reader<'_> {
                 let rolled_back = epoch == self.position.epoch && seq <= self.position.seq;
                 gap = Some(End::Gap { rolled_back });
                 break;
+            }
+            // An entry's id begins with Redis's time, which is later now, if anything.
+            if let Some(at) = std::str::from_utf8(&id).ok().and_then(|id| id.split_once('-')?.0.parse::<u64>().ok()) {
+                self.feed.clock.fetch_max(at.saturating_sub(self.feed.elapsed()), Ordering::Relaxed);
             }
             (self.position.seq, self.last) = (seq, id);
             let Some((writer, fact)) = fact else {

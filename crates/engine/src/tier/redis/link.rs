@@ -289,6 +289,7 @@ pub fn told(error: &RedisError) -> TierError {
         (ErrorKind::Server(Kind::Moved | Kind::Ask | Kind::CrossSlot), _) => {
             of(TierErrorKind::Unavailable, "this Redis is a cluster, and cluster is not set; or it is being changed")
         }
+        (_, "LATE") => late(),
         (_, "OOM") => of(TierErrorKind::Unavailable, "Redis has no memory left (maxmemory)"),
         (_, "MISCONF") => of(TierErrorKind::Unavailable, "Redis takes no writes: it cannot save them to its disk"),
         (_, "WRONGTYPE") => of(TierErrorKind::Refused, "Redis has something else under that key"),

@@ -66,12 +66,20 @@ fn log() -> String {
     )
 }
 
-/// Stamps: `read` gives marks of writes under way, number, epoch and length of what is there; `stamp` makes one.
-const STAMPS: &str = "\
+/// Redis's clock: `late` tells whether a moment is over. What nobody waits for any more must not be stored: it may have lain in a
+/// socket of a Redis that stood still, for longer than what would keep it out.
+const CLOCK: &str = "\
     local function now()\n\
       local t = redis.call('TIME')\n\
       return t[1] * 1000 + math.floor(t[2] / 1000)\n\
     end\n\
+    local function late(till)\n\
+      return till ~= '0' and now() > tonumber(till)\n\
+    end\n\
+    local LATE = redis.error_reply('LATE nobody waits for it any more')\n";
+
+/// Stamps: `read` gives marks of writes under way, until when they hold, number and epoch of what is there; `stamp` makes one.
+const STAMPS: &str = "\
     local function read(v)\n\
       local s = redis.call('GETRANGE', v, 0, 31)\n\
       if #s < 32 or string.sub(s, 1, 4) ~= 'KVR\\1' then return nil end\n\
@@ -94,13 +102,14 @@ macro_rules! script {
 }
 
 script!(
-    /// `H s; fresh` gives epoch, newest number and the stream's last id. It writes, so that a replica says it is one.
+    /// `H s; fresh` gives epoch, newest number, the stream's last id and the time. It writes, so that a replica says it is one.
     SYNC,
     [
+        CLOCK,
         "local H, s = KEYS[1], KEYS[2]\n\
          redis.call('HSETNX', H, 'e', ARGV[1])\n\
          local last = redis.call('XREVRANGE', s, '+', '-', 'COUNT', 1)\n\
-         return {redis.call('HGET', H, 'e'), tonumber(redis.call('HGET', H, 'n') or '0'), last[1] and last[1][1] or '0-0'}"
+         return {redis.call('HGET', H, 'e'), tonumber(redis.call('HGET', H, 'n') or '0'), last[1] and last[1][1] or '0-0', now()}"
     ]
 );
 
@@ -161,13 +170,15 @@ script!(
 );
 
 script!(
-    /// `H s v; fresh, fact, envelope, px` writes a value, or without an envelope deletes it, and says so: epoch and number. Where
+    /// `H s v; fresh, fact, envelope, px, till` writes a value, or without an envelope deletes it, and says so: epoch and number. Where
     /// all keys are on one node.
     WRITE,
     [
         &log()[..],
+        CLOCK,
         STAMPS,
-        "local e = epoch(KEYS[1], ARGV[1])\n\
+        "if late(ARGV[5]) then return LATE end\n\
+         local e = epoch(KEYS[1], ARGV[1])\n\
          local n = fact(KEYS[1], KEYS[2], e, ARGV[2])\n\
          store(KEYS[3], stamp(0, 0, n, e) .. ARGV[3], ARGV[4])\n\
          return {e, n}"
@@ -178,6 +189,7 @@ script!(
     /// `v; guard` marks that a write is under way: until it has landed no load is stored.
     BEGIN,
     [
+        CLOCK,
         STAMPS,
         "local v, guard = KEYS[1], tonumber(ARGV[1])\n\
          local till = now() + guard\n\
@@ -194,12 +206,14 @@ script!(
 );
 
 script!(
-    /// `v; number, epoch, envelope, px, ended` lands what was published under that number, unless there is something newer already, and
+    /// `v; number, epoch, envelope, px, ended, till` lands what was published under that number, unless there is something newer already, and
     /// takes back `ended` marks.
     LAND,
     [
+        CLOCK,
         STAMPS,
-        "local v, n, e, px = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[4]\n\
+        "if late(ARGV[6]) then return LATE end\n\
+         local v, n, e, px = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[4]\n\
          local marks, till, there, of = read(v)\n\
          if marks then\n\
            marks = math.max(0, marks - tonumber(ARGV[5]))\n\
@@ -214,11 +228,13 @@ script!(
 );
 
 script!(
-    /// `v; number, epoch, envelope, px` stores what a load brought that began at that number, unless something newer is there or under way.
+    /// `v; number, epoch, envelope, px, till` stores what a load brought that began at that number, unless something newer is there or under way.
     LOAD,
     [
+        CLOCK,
         STAMPS,
-        "local v, n, e = KEYS[1], tonumber(ARGV[1]), ARGV[2]\n\
+        "if late(ARGV[5]) then return LATE end\n\
+         local v, n, e = KEYS[1], tonumber(ARGV[1]), ARGV[2]\n\
          local marks, till, there, of = read(v)\n\
          if marks then\n\
            if marks > 0 then return 0 end\n\

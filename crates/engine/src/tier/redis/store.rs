@@ -99,7 +99,7 @@ impl RedisTier {
     /// What of that which was found under a key is to be given.
     fn judge(&self, key: &Key, found: Vec<u8>) -> Found {
         let Stored::Stamped { seq, epoch, under_way, envelope } = wire::read(found)? else { return Ok(None) };
-        let position = self.feed.position();
+        let position = self.feed.standing();
         let is_superseded = self.feed.recent(|recent| {
             if under_way {
                 recent.note_under_way(key, position.seq);

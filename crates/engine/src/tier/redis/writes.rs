@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -16,6 +17,9 @@ const MOST_AT_ONCE: usize = 128;
 
 /// How long a value of a write stays at least, for loads that began before it.
 const SHORTEST: u64 = GUARD_MS;
+
+/// What was sent for longer is stored no more, whatever the timeout.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Writes to one Redis.
 pub struct Writes {
@@ -74,6 +78,12 @@ impl Writes {
         [&self.prefix, key].concat()
     }
 
+    /// Until when a value may be stored, by Redis's clock; 0 for ever. A delete is right however late it comes.
+    fn till(&self, envelope: &[u8]) -> String {
+        let till = if envelope.is_empty() { 0 } else { self.feed.till(self.link.timeout().min(LONGEST)) };
+        till.to_string()
+    }
+
     /// Stores records, in their order; see [`crate::tier::Tier::put_many`].
     pub async fn put(&self, puts: Vec<Put>) -> Vec<Result<(), TierError>> {
         let now = unix_now();
@@ -115,6 +125,7 @@ impl Writes {
     }
 
     async fn some(&self, ops: Vec<Op>) -> Vec<Result<(), TierError>> {
+        let before = self.feed.standing();
         let mut done: Vec<Result<(), TierError>> = ops.iter().map(|_| Ok(())).collect();
         let (mut writes, mut loads) = (Vec::new(), Vec::new());
         for (at, op) in ops.into_iter().enumerate() {
@@ -137,7 +148,7 @@ impl Writes {
         let (written, loaded) = futures_util::future::join(write, load).await;
         let newest = written.iter().flatten().copied().max_by_key(|position| position.seq);
         let told = match newest {
-            Some(newest) => self.feed.told(newest, self.link.timeout()).await,
+            Some(newest) => self.feed.told(newest, before, self.link.timeout()).await,
             None => Ok(()),
         };
         for ((at, written), write) in places.into_iter().zip(written).zip(&writes) {
@@ -158,8 +169,8 @@ impl Writes {
         let names = &self.feed.names;
         let fact = self.feed.payload(&wire::key_fact(&write.key, unix_now()));
         let keys: [&[u8]; 3] = [&names.hash, &names.stream, &self.name(&write.key)];
-        let px = write.px.to_string();
-        let args: [&[u8]; 4] = [&fresh(), &fact, write.envelope(), px.as_bytes()];
+        let (px, till) = (write.px.to_string(), self.till(write.envelope()));
+        let args: [&[u8]; 5] = [&fresh(), &fact, write.envelope(), px.as_bytes(), till.as_bytes()];
         wire::position(scripts::WRITE.call(&self.link, &keys, &args).await?).ok_or_else(odd)
     }
 
@@ -212,8 +223,8 @@ impl Writes {
         marks: u64,
     ) -> Result<(), TierError> {
         let (seq, px, marks) = (position.seq.to_string(), px.to_string(), marks.to_string());
-        let epoch = position.epoch.to_le_bytes();
-        let args: [&[u8]; 5] = [seq.as_bytes(), &epoch, envelope, px.as_bytes(), marks.as_bytes()];
+        let (epoch, till) = (position.epoch.to_le_bytes(), self.till(envelope));
+        let args: [&[u8]; 6] = [seq.as_bytes(), &epoch, envelope, px.as_bytes(), marks.as_bytes(), till.as_bytes()];
         scripts::LAND.call(&self.link, &[&self.name(key)], &args).await.map(|_| ())
     }
 
@@ -227,14 +238,14 @@ impl Writes {
         }
         let envelope = wire::envelope(record)?;
         let (seq, px) = (record.seq.to_string(), wire::left(record.dead_at(), now).to_string());
-        let epoch = record.epoch.to_le_bytes();
-        let args: [&[u8]; 4] = [seq.as_bytes(), &epoch, &envelope, px.as_bytes()];
+        let (epoch, till) = (record.epoch.to_le_bytes(), self.till(&envelope));
+        let args: [&[u8]; 5] = [seq.as_bytes(), &epoch, &envelope, px.as_bytes(), till.as_bytes()];
         scripts::LOAD.call(&self.link, &[&self.name(&record.key)], &args).await.map(|_| ())
     }
 
     /// Writes a fact down.
     pub async fn mark(&self, fact: &Fact) -> Result<(), TierError> {
-        let names = &self.feed.names;
+        let (names, before) = (&self.feed.names, self.feed.standing());
         let (at, until) = (fact.at.to_string(), fact.until.to_string());
         let (fact_bytes, field) = (self.feed.payload(fact), wire::field(fact));
         let args: [&[u8]; 5] = [&fresh(), &fact_bytes, &field, at.as_bytes(), until.as_bytes()];
@@ -245,7 +256,7 @@ impl Writes {
         {
             self.land(key, position, &[], GUARD_MS, 0).await?;
         }
-        self.feed.told(position, self.link.timeout()).await
+        self.feed.told(position, before, self.link.timeout()).await
     }
 
     /// The next number of a counter.

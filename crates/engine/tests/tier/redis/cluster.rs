@@ -74,11 +74,25 @@ impl Cluster {
     }
 }
 
+/// One node, or six.
+pub struct Stage<'a> {
+    pub tier: &'a dyn Fn() -> RedisTier,
+    nodes: &'a [&'a Server],
+}
+
+impl Stage<'_> {
+    /// Sends all nodes a signal.
+    pub fn signal(&self, name: &str) {
+        self.nodes.iter().for_each(|node| node.signal(name));
+    }
+}
+
 /// Something that holds with one node and with six.
-pub async fn on_one_and_on_six(server: &Server, holds: impl AsyncFn(&dyn Fn() -> RedisTier)) {
-    holds(&|| server.tier()).await;
+pub async fn on_one_and_on_six(server: &Server, holds: impl AsyncFn(Stage<'_>)) {
+    holds(Stage { tier: &|| server.tier(), nodes: &[server] }).await;
     let cluster = Cluster::ready();
-    holds(&|| cluster.tier()).await;
+    let nodes: Vec<_> = cluster.nodes.iter().collect();
+    holds(Stage { tier: &|| cluster.tier(), nodes: &nodes }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

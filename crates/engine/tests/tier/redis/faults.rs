@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
+use super::cluster::Stage;
 use super::log::{fact, key, loaded, put, synced, tag, value};
 use super::server::{LONG, Server, free_port, is_there, until};
 
@@ -299,4 +300,30 @@ async fn a_partition_of_the_log_alone_is_noticed_and_caught_up_with() {
     way.cut(false);
     until("all is told", async || at_b.told().len() == 102 && a.position() == b.position()).await;
     assert_eq!((value(&b, "k").await.as_deref(), at_b.missed()), (Some("1"), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lay_in_the_socket_of_a_redis_that_stood_still_is_not_stored() {
+    if !is_there() {
+        return;
+    }
+    let server = Server::ready(&[]);
+    super::cluster::on_one_and_on_six(&server, late_writes).await;
+}
+
+async fn late_writes(stage: Stage<'_>) {
+    let (a, b) = ((stage.tier)(), (stage.tier)());
+    assert_eq!((get(&a, "k").await, get(&b, "k").await), (Ok(None), Ok(None)));
+    put(&a, Put::write(record("k", "1", 0))).await;
+    let load = loaded(&a, "other", "late");
+    stage.signal("STOP");
+    let puts = vec![Put::write(record("k", "late", 0)), Put::load(load)];
+    let failed = timeout(LONG, a.put_many(puts)).await.unwrap();
+    assert!(failed.iter().all(Result::is_err), "nobody answers: {failed:?}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stage.signal("CONT");
+    until("all goes on", async || works(&a, "x").await && works(&b, "x").await).await;
+    let found = value(&b, "k").await;
+    assert!(found.is_none() || found.as_deref() == Some("1"), "{found:?}");
+    assert_eq!(value(&b, "other").await, None);
 }

@@ -10,6 +10,7 @@ use kvcache_engine::tier::redis::RedisTier;
 use kvcache_engine::tier::{Fact, Key, Put, Record, SharedLog, Tier, TierError, Told, Watcher};
 use parking_lot::Mutex;
 
+use super::cluster::Stage;
 use super::server::{Server, is_there, until};
 
 /// What a watcher was told.
@@ -103,8 +104,9 @@ async fn everyone_is_told_each_fact_once_and_in_order() {
         assert_eq!(a.write_marker(fact(target.clone(), true)).await, Ok(()));
         assert_eq!(b.write_marker(fact(target, false)).await, Ok(()));
     }
-    put(&a, Put::load(loaded(&a, "k", "2"))).await;
     until("both are told", async || at_a.told().len() == 10 && at_b.told().len() == 10).await;
+    until("both stand there", async || a.position() == b.position()).await;
+    put(&a, Put::load(loaded(&a, "k", "2"))).await;
     let (told, by_b) = (at_a.told(), at_b.told());
     let same = told.iter().zip(&by_b).all(|(a, b)| a.fact == b.fact && a.own != b.own);
     assert!(same, "the same, and each is somebody's own: {told:?} {by_b:?}");
@@ -133,8 +135,8 @@ async fn a_load_gives_way_to_what_was_written_since_it_began() {
     super::cluster::on_one_and_on_six(&server, gives_way).await;
 }
 
-async fn gives_way(server: &dyn Fn() -> RedisTier) {
-    let (a, b) = (server(), server());
+async fn gives_way(stage: Stage<'_>) {
+    let (a, b) = ((stage.tier)(), (stage.tier)());
     assert_eq!((get(&a, "w").await, get(&b, "w").await), (Ok(None), Ok(None)));
     // By a write, here and elsewhere.
     let (here, there) = (loaded(&a, "w", "old"), loaded(&b, "w", "old"));
