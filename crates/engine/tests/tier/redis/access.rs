@@ -1,7 +1,6 @@
 //! How Redis is reached: with credentials, over TLS, by way of sentinels; and that no credential is ever told.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use kvcache_engine::tier::conformance::{get, record};
 use kvcache_engine::tier::redis::{RedisTier, Settings};
@@ -101,9 +100,8 @@ async fn follows_the_master_that_sentinels_know() {
     }
     let dir = Dir::new();
     let mut sentinels = Vec::new();
-    let mut urls = Vec::new();
-    for n in 0..3 {
-        let port = free_port();
+    let ports = [free_port(), free_port(), free_port()];
+    for (n, port) in ports.iter().enumerate() {
         let file = dir.path().join(format!("{n}.conf"));
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsentinel monitor mine 127.0.0.1 {} 2\nsentinel auth-pass mine s3cret\n\
@@ -114,15 +112,21 @@ async fn follows_the_master_that_sentinels_know() {
         let mut sentinel = Command::new(program());
         sentinel.arg(&file).arg("--sentinel").current_dir(dir.path()).stdout(Stdio::null());
         sentinels.push(Stopped(sentinel.spawn().unwrap()));
-        urls.push(format!("redis://:s3cret@127.0.0.1:{port}"));
     }
+    let urls = ports.iter().map(|port| format!("redis://:s3cret@127.0.0.1:{port}")).collect();
     let settings = Settings { urls, sentinel: Some("mine".into()), ..Settings::default() };
     let (a, b) = (tier(&settings), tier(&settings));
     until("the master is found", async || get(&a, "k").await.is_ok() && get(&b, "k").await.is_ok()).await;
     put(&a, Put::write(record("k", "1", 0))).await;
     assert_eq!(value(&b, "k").await.as_deref(), Some("1"));
-    // So that the sentinels know of one another and of the replica.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let know_all = |port: &u16| {
+        let client = ::redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+        let Ok(mut conn) = client.get_connection() else { return false };
+        let about: Vec<String> = ::redis::cmd("SENTINEL").arg("MASTER").arg("mine").query(&mut conn).unwrap();
+        let is = |name: &str, value: &str| about.chunks(2).any(|pair| pair[0] == name && pair[1] == value);
+        is("num-other-sentinels", "2") && is("num-slaves", "1")
+    };
+    until("the sentinels know one another", async || ports.iter().all(know_all)).await;
     master.kill();
     let put_on = async || a.put_many(vec![Put::write(record("k", "2", 0))]).await[0].is_ok();
     until("the replica takes over", put_on).await;
