@@ -266,7 +266,7 @@ impl Feed {
         let mut reader = Reader { feed: self, link, position: Position::default(), last: Vec::new() };
         let mut failures = 0;
         loop {
-            let began = Instant::now();
+            let heard = self.heard.load(Ordering::Relaxed);
             let Err(end) = reader.read().await;
             match end {
                 End::Gap { rolled_back } => {
@@ -278,11 +278,13 @@ impl Feed {
                     if error.kind == TierErrorKind::Closed {
                         return;
                     }
-                    if failures == 0 {
+                    let was_well = self.heard.load(Ordering::Relaxed) != heard;
+                    if was_well || failures == 0 {
+                        // Once for each time that it breaks off.
                         self.complain(&error);
                     }
-                    failures = if began.elapsed() > BLOCK { 1 } else { failures + 1 };
-                    let wait = retry::backoff(20, failures, fastrand::f64()).min(500);
+                    failures = if was_well { 1 } else { failures + 1 };
+                    let wait = retry::backoff(20, failures.min(5), fastrand::f64());
                     sleep(Duration::from_millis(wait)).await;
                 }
             }

@@ -21,11 +21,9 @@ use super::settings::Place;
 use crate::load::retry;
 use crate::tier::{TierError, TierErrorKind};
 
-/// Longest wait between two attempts: the log is to be caught up within 5 s of Redis's return.
-const LONGEST_WAIT: Duration = Duration::from_millis(1000);
-
-/// First wait, doubled from attempt to attempt.
+/// First wait between two attempts, in milliseconds, doubled until the fifth: the log is to be caught up with within 5 s of Redis's return.
 const FIRST_WAIT: u64 = 50;
+const MOST_DOUBLED: u32 = 5;
 
 /// How long an attempt may take at most.
 const LONGEST_DIAL: Duration = Duration::from_secs(2);
@@ -117,9 +115,9 @@ impl Link {
                 Err(error) => {
                     log_in ^= error.kind == TierErrorKind::Auth;
                     self.change(|_| Some(State::Down(error)));
-                    let wait = retry::backoff(FIRST_WAIT, attempts, fastrand::f64());
+                    let wait = retry::backoff(FIRST_WAIT, attempts.min(MOST_DOUBLED), fastrand::f64());
                     tokio::select! {
-                        () = sleep(Duration::from_millis(wait).min(LONGEST_WAIT)) => {}
+                        () = sleep(Duration::from_millis(wait)) => {}
                         () = self.ended() => return,
                     }
                 }

@@ -101,7 +101,7 @@ impl RedisTier {
         let Stored::Stamped { seq, epoch, under_way, envelope } = wire::read(found)? else { return Ok(None) };
         let position = self.feed.standing();
         let is_superseded = self.feed.recent(|recent| {
-            if under_way {
+            if under_way.is_some_and(|until| until >= self.feed.till(Duration::ZERO)) {
                 recent.note_under_way(key, position.seq);
             }
             recent.is_superseded(key, seq)

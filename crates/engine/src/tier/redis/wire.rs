@@ -29,8 +29,8 @@ const MAGIC: &[u8; 4] = b"KVR\x01";
 pub enum Stored {
     /// Nothing of ours.
     None,
-    /// A stamp, and what comes after it.
-    Stamped { seq: u64, epoch: u64, under_way: bool, envelope: Vec<u8> },
+    /// A stamp, and what comes after it; until when a write is under way, if one is.
+    Stamped { seq: u64, epoch: u64, under_way: Option<u64>, envelope: Vec<u8> },
 }
 
 fn corrupt(why: impl fmt::Display) -> TierError {
@@ -50,7 +50,7 @@ pub fn read(mut bytes: Vec<u8>) -> Result<Stored, TierError> {
     if bytes[3] != MAGIC[3] {
         return Err(corrupt("the value was written by a later version"));
     }
-    let under_way = bytes[4..8] != [0; 4];
+    let under_way = u64_at(&bytes, 8).filter(|_| bytes[4..8] != [0; 4]);
     bytes.drain(..STAMP);
     Ok(Stored::Stamped { seq, epoch, under_way, envelope: bytes })
 }

@@ -202,7 +202,7 @@ async fn who_comes_later_reads_the_markers() {
     }
     let server = Server::ready(&[]);
     let (a, _) = synced(&server).await;
-    let kept = Fact { at: kvcache_engine_now(), ..fact(tag("t"), false) };
+    let kept = Fact { at: unix_now(), ..fact(tag("t"), false) };
     let over = Fact { until: kept.at - 1, ..kept.clone() };
     assert_eq!(a.write_marker(Fact { target: tag("over"), ..over }).await, Ok(()));
     assert_eq!(a.write_marker(kept.clone()).await, Ok(()));
@@ -218,7 +218,7 @@ async fn who_comes_later_reads_the_markers() {
     );
 }
 
-fn kvcache_engine_now() -> u64 {
+fn unix_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(now.as_millis()).unwrap()
 }
@@ -241,4 +241,30 @@ async fn many_keys_at_once_are_few_calls() {
     assert_eq!(reads.join_all().await.into_iter().filter(|found| *found).count(), 1);
     let calls = server.calls("mget") - before;
     assert!(calls < 250, "1,000 reads at once are {calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mark_of_a_writer_that_died_holds_for_a_while_only() {
+    if !is_there() {
+        return;
+    }
+    let server = Server::ready(&[]);
+    let (a, _) = synced(&server).await;
+    let mark = |until: u64| {
+        let epoch = a.position().epoch;
+        let stamp =
+            [&b"KVR\x01"[..], &1u32.to_le_bytes(), &until.to_le_bytes(), &[0; 8], &epoch.to_le_bytes()].concat();
+        let mut conn = ::redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        ::redis::cmd("SET").arg("kvcache:v:k").arg(stamp).exec(&mut conn).unwrap();
+    };
+    mark(unix_now() + 60_000);
+    assert_eq!(value(&a, "k").await, None);
+    put(&a, Put::load(loaded(&a, "k", "1"))).await;
+    assert_eq!(value(&a, "k").await, None, "while a write is under way no load is stored");
+    mark(unix_now() - 1000);
+    // What began while it was thought to be under way is left out still.
+    assert_eq!(a.write_marker(fact(tag("t"), false)).await, Ok(()));
+    assert_eq!(value(&a, "k").await, None);
+    put(&a, Put::load(loaded(&a, "k", "2"))).await;
+    assert_eq!(value(&a, "k").await.as_deref(), Some("2"));
 }
