@@ -19,13 +19,14 @@ use super::debts;
 use super::ledger::Ledger;
 use super::outbox::{Known, Op, Outbox, Owed, Post};
 use super::{
-    Answer, Fact, Guarded, Key, Lease, Page, Put, Record, Rest, Runtime, Tier, TierError, TierFigures, Told, Watcher,
-    text_of, unix_now,
+    Answer, Fact, Guarded, Key, Lease, Page, Put, Record, Rest, Runtime, SharedLog, Tier, TierError, TierFigures, Told,
+    Watcher, text_of, unix_now,
 };
 use crate::clock::FOREVER;
 use crate::codec::workshop::Tools;
 use crate::engine::{Behind, Engine, Event, Positions, Seek, ThreadId, Trouble};
 use crate::entry::{Entry, Freshness};
+use crate::invalidation::links;
 use crate::invalidation::markers::Mark;
 use crate::invalidation::target::Target;
 use crate::load::flights::Token;
@@ -71,6 +72,8 @@ struct Slot {
     known: AtomicBool,
     /// Something was stored here before that.
     early: AtomicBool,
+    /// From which number of the log on every changed key is in the ledger.
+    since: AtomicU64,
     /// What earlier processes owed this tier, taken up: where that is written down.
     notes: Mutex<Vec<Key>>,
     tools: Mutex<Tools>,
@@ -107,6 +110,7 @@ impl Tiers {
                     ready: watch::Sender::new(false),
                     known: AtomicBool::new(false),
                     early: AtomicBool::new(false),
+                    since: AtomicU64::new(u64::MAX),
                     notes: Mutex::default(),
                     tools: Mutex::default(),
                     shared: Weak::clone(shared),
@@ -148,7 +152,8 @@ impl Tiers {
                     return;
                 }
                 knows_debts = knows_debts || slot.take_up_debts().await;
-                let epoch = slot.guarded.log().map(|log| log.position().epoch);
+                let position = slot.guarded.log().map(SharedLog::position);
+                let epoch = position.map(|position| position.epoch);
                 if knows_debts
                     && epoch != Some(0)
                     && let Ok(facts) = slot.guarded.read_markers(0).await
@@ -160,6 +165,7 @@ impl Tiers {
                         *ledger = Ledger::new(epoch);
                     }
                     facts.iter().for_each(|fact| ledger.note(fact));
+                    slot.since.store(position.map_or(0, |position| position.seq), Ordering::SeqCst);
                     drop(ledger);
                     slot.ready.send_replace(true);
                     return;
@@ -431,6 +437,9 @@ impl Behind for Tiers {
             None => {}
         }
         let record = slot.guarded.get_now(key)?.ok()??;
+        if !slot.unknown_parents(&record).is_empty() {
+            return None;
+        }
         slot.judged(engine, &record)
     }
 
@@ -574,6 +583,32 @@ impl Slot {
         }
     }
 
+    /// The parents of a record of which it is not known here whether they have changed since it was written: it is older than what
+    /// the ledger has of changed keys.
+    fn unknown_parents(&self, record: &Record) -> Vec<Key> {
+        if record.links.is_empty() {
+            return Vec::new();
+        }
+        let is_known = record.epoch == self.ledger.lock().epoch() && record.seq >= self.since.load(Ordering::SeqCst);
+        let parents =
+            links::names(&record.links).filter(|(role, name)| !is_known && !role.is_tag() && **name != *record.key);
+        parents.map(|(_, name)| Key::from(name)).collect()
+    }
+
+    /// Whether a record is as good as its parents are old. What the tier has of these tells; of one that it does not have nothing
+    /// is known, and that counts as changed.
+    async fn outlived_its_parents(&self, record: &Record) -> bool {
+        let parents = self.unknown_parents(record);
+        if parents.is_empty() {
+            return true;
+        }
+        let is_older = |parent: &Record| {
+            if parent.epoch == record.epoch { parent.seq <= record.seq } else { parent.stored_at <= record.stored_at }
+        };
+        let found = self.guarded.get_many(parents).await;
+        found.iter().all(|parent| matches!(parent, Ok(Some(parent)) if is_older(parent)))
+    }
+
     /// Looks keys up: what is on its way counts as there.
     async fn get(&self, keys: Vec<Key>) -> Vec<Option<Entry>> {
         let mut found: Vec<Option<Entry>> = keys.iter().map(|_| None).collect();
@@ -594,7 +629,11 @@ impl Slot {
         let mut told = false;
         for (n, answer) in asked.into_iter().zip(answers) {
             match answer {
-                Ok(Some(record)) => found[n] = self.judged(&engine, &record),
+                Ok(Some(record)) => {
+                    if self.outlived_its_parents(&record).await {
+                        found[n] = self.judged(&engine, &record);
+                    }
+                }
                 Ok(None) => {}
                 Err(error) => {
                     // One of a call says it for all; while it rests nothing more is said.

@@ -22,6 +22,9 @@ use crate::tier::{
 /// Keys of one bulk read.
 const MOST_READ: usize = 100;
 
+/// Bulk reads give text only, and what is compressed costs a call of its own: only larger values are worth that.
+const PLAIN_BELOW: usize = 64 * 1024;
+
 /// How long reads wait for others to go with them.
 const MOMENT: Duration = Duration::from_millis(2);
 
@@ -375,6 +378,10 @@ impl Tier for CloudflareTier {
             let _end = self.0.writes.end_on_drop();
             self.0.writes.flush().await
         })
+    }
+
+    fn plain_below(&self) -> usize {
+        PLAIN_BELOW
     }
 
     fn pending(&self) -> usize {
