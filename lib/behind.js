@@ -38,27 +38,39 @@ export class Behind {
   // --- Looking -----------------------------------------------------------------------------------------------------------
 
   /**
-   * Looks for the keys of flights that have just begun; `load` gets those that must be loaded.
+   * Looks for the keys of flights that have just begun. What is called afterwards runs in the async context of this call.
    * @param {Flight[]} flights
-   * @param {boolean} freshOnly an old value is in memory
-   * @param {(missing: Flight[]) => void} load
-   * @param {boolean} [loads] whether it calls a fetcher
+   * @param {object} plan
+   * @param {(missing: Flight[]) => void} plan.load gets those that must be loaded
+   * @param {(keys: string[]) => void} [plan.refresh] gets the keys that were found stale and want a refresh, together
+   * @param {boolean} [plan.freshOnly] an old value is in memory
+   * @param {boolean} [plan.loads] whether it calls a fetcher
    */
-  seek(flights, freshOnly, load, loads = true) {
+  seek(flights, { load, refresh, freshOnly = false, loads = true }) {
+    const { core } = this
     const inContext = /** @type {(run: () => void) => void} */ (/** @type {unknown} */ (AsyncLocalStorage.snapshot()))
     /** @type {Flight[]} */
     const missing = []
+    /** @type {string[]} */
+    const stale = []
     let open = flights.length
     for (const flight of flights) {
+      if (refresh !== undefined) flight.onStale = () => void stale.push(flight.key)
       flight.seeking = wanted => {
         if (wanted) missing.push(flight)
         if (--open > 0) return
+        if (refresh !== undefined) {
+          // The last of them tells after this that it is stale.
+          queueMicrotask(() => {
+            if (stale.length > 0 && !core.closed) inContext(() => refresh(stale))
+          })
+        }
         // What was given up while others were looked for needs no fetcher.
         const left = missing.filter(flight => !flight.done)
         if (left.length > 0) inContext(() => load(left))
       }
     }
-    native.seek(this.core.number, flights.map(flight => flight.token), freshOnly, loads)
+    native.seek(core.number, flights.map(flight => flight.token), freshOnly, loads)
   }
 
   /**
@@ -83,7 +95,7 @@ export class Behind {
           layers, resolved: resolve(...layers, EMPTY), route: 0, reason: 'miss', hasCopy: header[H.HAS_COPY] !== 0, call
         })
         const answer = wait(core, flight, undefined, Infinity, whole, joined, async () => otherwise(), async () => otherwise())
-        this.seek([flight], false, () => flight.giveUp(), false)
+        this.seek([flight], { load: () => flight.giveUp(), loads: false })
         checkMail()
         return answer
       }

@@ -481,8 +481,10 @@ export class Core {
         if (this.behind === undefined || force) {
           run(flight, fetcher)
         } else {
-          flight.onStale = () => this.refresh(key, fetcher, source, options)
-          this.behind.seek([flight], false, () => run(flight, fetcher))
+          this.behind.seek([flight], {
+            load: () => run(flight, fetcher),
+            refresh: () => this.refresh(key, fetcher, source, options)
+          })
         }
         checkMail()
         return answer
@@ -512,7 +514,7 @@ export class Core {
         const refusal = this.refusal(key, own.origin ?? source?.origin ?? DEFAULT_ORIGIN)
         checkMail()
         if (status === Status.Refused && this.behind !== undefined && !force) {
-          return this.behind.find(key, whole, () => this.#refused(key, whole, refusal))
+          return this.behind.find(key, whole, () => this.refused(key, whole, refusal))
         }
         const answer = status === Status.Refused ? standIn(this, key) : undefined
         if (answer === undefined) return Promise.reject(refusal)
@@ -527,7 +529,7 @@ export class Core {
    * @param {boolean} whole
    * @param {Error} refusal
    */
-  #refused(key, whole, refusal) {
+  refused(key, whole, refusal) {
     const answer = standIn(this, key)
     if (answer === undefined) throw refusal
     return whole ? entryOf(answer) : answer.take()

@@ -7,7 +7,7 @@
  */
 import { types } from 'node:util'
 import { closed, invalidKey, invalidOption, invalidValue, whyInvalidKey } from './errors.js'
-import { ALIVE, Call, Flight, reasonOf, standIn } from './flight.js'
+import { ALIVE, Call, Flight, reasonOf } from './flight.js'
 import { FORCE, H, PERMIT, RESUME, Status, checkMail, header } from './native.js'
 import { Nest, parent } from './nesting.js'
 import { layer, resolve } from './options.js'
@@ -267,9 +267,9 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         break
       case Status.Refused: {
         const refusal = core.refusal(key, own.origin)
-        const answer = standIn(core, key)
-        if (answer === undefined) gathering.errors.set(key, refusal)
-        else gathering.add(key, answer.take())
+        const otherwise = async () => core.refused(key, false, refusal)
+        const { behind } = core
+        gathering.await(key, behind === undefined || own.forceFresh ? otherwise() : behind.find(key, false, otherwise))
         break
       }
       default:
@@ -279,7 +279,12 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
   if (call.flights.length === 0) return
   const { behind } = core
   if (behind === undefined || own.forceFresh) loadBatch(call, fetcher, call.flights)
-  else behind.seek([...call.flights], false, missing => loadBatch(call, fetcher, missing))
+  else {
+    behind.seek([...call.flights], {
+      load: missing => loadBatch(call, fetcher, missing),
+      refresh: keys => core.refreshes.enqueue(keys, undefined, fetcher, layers, undefined, origin)
+    })
+  }
 }
 
 /**

@@ -94,7 +94,7 @@ export class Refreshes {
     })
     const { behind } = this.core
     // Another process may have made it.
-    if (behind?.isShared) behind.seek([...call.flights], true, load)
+    if (behind?.isShared) behind.seek([...call.flights], { load, freshOnly: true })
     else load(call.flights)
     checkMail()
   }

@@ -36,6 +36,17 @@ export function open(t, options) {
 }
 
 /**
+ * As {@link open}, for a cache with tiers: what is pending may land, and a tier may be away.
+ * @param {import('node:test').TestContext} t
+ * @param {ConstructorParameters<typeof KvCache>[0]} options
+ */
+export function openTiered(t, options) {
+  const cache = new KvCache(options)
+  t.after(() => cache.close().catch(() => {}))
+  return cache
+}
+
+/**
  * Checks that an error is the cache's own, with that code, and that its message names what the reader needs.
  * @param {unknown} error
  * @param {string} code with or without the ERR_KVCACHE_ in front

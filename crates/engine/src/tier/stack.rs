@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::debts;
 use super::ledger::Ledger;
@@ -68,6 +68,8 @@ struct Slot {
     ready: watch::Sender<bool>,
     /// How long that is waited for.
     patience: Duration,
+    /// When that is over: the time is given once, not to each look-up.
+    waits_until: Mutex<Instant>,
     /// The log has once been read.
     known: AtomicBool,
     /// Something was stored here before that.
@@ -104,6 +106,7 @@ impl Tiers {
                     index,
                     name: layer.tier.name().into(),
                     patience: layer.timeout,
+                    waits_until: Mutex::new(Instant::now() + layer.timeout),
                     guarded: Guarded::new(layer.tier, layer.timeout),
                     ledger: Mutex::new(Ledger::new(epoch)),
                     outbox: Outbox::default(),
@@ -575,11 +578,12 @@ impl Slot {
         Some(if soft > 0 { entry.outdated() } else { entry })
     }
 
-    /// Whether the facts of earlier times are known, by the time that a call may take.
+    /// Whether the facts of earlier times are known, or become so in the time that a tier has for it.
     async fn is_ready(&self) -> bool {
         *self.ready.borrow() || {
             let mut ready = self.ready.subscribe();
-            timeout(self.patience, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
+            let until = *self.waits_until.lock();
+            timeout_at(until, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
         }
     }
 
@@ -755,6 +759,7 @@ impl Watcher for Slot {
 
     fn missed(&self) {
         let Some(shared) = self.shared.upgrade() else { return };
+        *self.waits_until.lock() = Instant::now() + self.patience;
         self.ready.send_replace(false);
         // At the first reading there is nothing to be outdated, but what was stored before it.
         let outdates = self.known.swap(true, Ordering::SeqCst) | self.early.swap(false, Ordering::SeqCst);
