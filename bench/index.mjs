@@ -9,6 +9,7 @@
  *   hit-ratio     the hit ratio of a trace with a near cache and without
  *   compression   event-loop delay while large values are written
  *   invalidation  invalidating up to a million entries at once, and what it does to readers
+ *   tiers         reads from Redis, a disk and Workers KV beside other products, and invalidations seen by another process
  *   all           all of them
  *
  * Options are handed on; each bench's file says which it has.
@@ -24,7 +25,8 @@ const BENCHES = {
   threads: 'threads.mjs',
   'hit-ratio': 'hit-ratio.mjs',
   compression: 'compression.mjs',
-  invalidation: 'invalidation.mjs'
+  invalidation: 'invalidation.mjs',
+  tiers: 'tiers.mjs'
 }
 
 const args = process.argv.slice(2)

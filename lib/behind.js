@@ -6,7 +6,6 @@
  * Promises: a flight that looks behind memory ends by what is found there or goes on with its fetcher, in the async context of the get
  * that caused it; a tier that fails is a miss; a receipt is always answered, and keeps the process alive until it is.
  */
-import { AsyncLocalStorage } from 'node:async_hooks'
 import { closed, tierFailed } from './errors.js'
 import { Call, Flight } from './flight.js'
 import { hold, release } from './keepalive.js'
@@ -17,12 +16,17 @@ import { wait } from './waiting.js'
 
 /** @typedef {import('./core.js').Core} Core */
 
+/** Keys that are sought together at most: those who wait for these have theirs while the next are gathered. */
+const TOGETHER = 32
+
 /** Tiers that other processes write to and tell us of. */
 const SHARED = new Set(['disk', 'redis'])
 
 export class Behind {
   /** Who waits for a receipt. @type {Map<number, (trouble: { tier: string, message: string } | undefined) => void>} */
   #waiting = new Map()
+  /** Flights whose keys are about to be sought, and how. */
+  #gathered = { tokens: /** @type {number[]} */ ([]), freshOnly: false, loads: false }
 
   /**
    * @param {Core} core
@@ -47,30 +51,50 @@ export class Behind {
    * @param {boolean} [plan.loads] whether it calls a fetcher
    */
   seek(flights, { load, refresh, freshOnly = false, loads = true }) {
-    const { core } = this
-    const inContext = /** @type {(run: () => void) => void} */ (/** @type {unknown} */ (AsyncLocalStorage.snapshot()))
     /** @type {Flight[]} */
     const missing = []
     /** @type {string[]} */
     const stale = []
     let open = flights.length
+    let known = () => {}
+    // What a promise runs, it runs in the async context that it was given in; and after all that the last of them tells.
+    void new Promise(resolve => { known = () => resolve(undefined) }).then(() => {
+      if (refresh !== undefined && stale.length > 0 && !this.core.closed) refresh(stale)
+      // What was given up while others were looked for needs no fetcher.
+      const left = missing.filter(flight => !flight.done)
+      if (left.length > 0) load(left)
+    })
     for (const flight of flights) {
       if (refresh !== undefined) flight.onStale = () => void stale.push(flight.key)
-      flight.seeking = wanted => {
-        if (wanted) missing.push(flight)
-        if (--open > 0) return
-        if (refresh !== undefined) {
-          // The last of them tells after this that it is stale.
-          queueMicrotask(() => {
-            if (stale.length > 0 && !core.closed) inContext(() => refresh(stale))
-          })
-        }
-        // What was given up while others were looked for needs no fetcher.
-        const left = missing.filter(flight => !flight.done)
-        if (left.length > 0) inContext(() => load(left))
+      flight.seeking = isWanted => {
+        if (isWanted) missing.push(flight)
+        if (--open === 0) known()
       }
     }
-    native.seek(core.number, flights.map(flight => flight.token), freshOnly, loads)
+    this.#gather(flights, freshOnly, loads)
+  }
+
+  /**
+   * Has keys sought when this tick of the event loop ends, in one call with those that others want of it.
+   * @param {Flight[]} flights
+   * @param {boolean} freshOnly
+   * @param {boolean} loads
+   */
+  #gather(flights, freshOnly, loads) {
+    const gathered = this.#gathered
+    if (gathered.freshOnly !== freshOnly || gathered.loads !== loads) this.#send()
+    gathered.freshOnly = freshOnly
+    gathered.loads = loads
+    if (gathered.tokens.length === 0) process.nextTick(() => this.#send())
+    for (const flight of flights) gathered.tokens.push(flight.token)
+    if (gathered.tokens.length >= TOGETHER) this.#send()
+  }
+
+  #send() {
+    const { tokens, freshOnly, loads } = this.#gathered
+    if (tokens.length === 0) return
+    this.#gathered.tokens = []
+    native.seek(this.core.number, tokens, freshOnly, loads)
   }
 
   /**

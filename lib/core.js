@@ -735,7 +735,7 @@ export class Core {
    * What the engine says.
    * @param {mail.Event} event
    */
-  receive({ kind, id, name, detail, key }) {
+  receive({ kind, id, ids, name, detail, key }) {
     switch (kind) {
       case 'start':
         return this.refreshes.start(id)
@@ -766,7 +766,8 @@ export class Core {
         return this.events.emit('invalidate', { target, soft: how === 'soft', swept: id, from })
       }
       case 'sought':
-        return this.behind?.sought(id)
+        for (const token of ids ?? []) this.behind?.sought(token)
+        return
       case 'delivered':
         return this.behind?.delivered(id, name, detail)
       case 'ailing':

@@ -100,6 +100,7 @@ export const BatchEnd = Object.freeze({ None: 0, Finished: 1, Retry: 2 })
  * @property {string} kind 'start' | 'dropped' | 'timeout' | 'landed' | 'abandoned' | 'idle' | 'inflated' | 'evict' |
  *   'invalidate' | 'breaker' | 'sought' | 'delivered' | 'ailing'
  * @property {number} id
+ * @property {number[]} [ids]
  * @property {string} [name]
  * @property {string} [detail]
  * @property {string} [key]

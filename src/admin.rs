@@ -295,6 +295,8 @@ pub struct EventOut {
     pub kind: String,
     /// The batch or the flight; of an eviction the bytes, of an invalidation the entries swept.
     pub id: f64,
+    /// Of 'sought' all the flights.
+    pub ids: Option<Vec<f64>>,
     /// The key or the origin; of an invalidation the label that it was given.
     pub name: Option<String>,
     /// The reason or the state; of an invalidation 'hard' or 'soft', and ' remote' where another process did it; of trouble with a
@@ -306,7 +308,7 @@ pub struct EventOut {
 
 impl EventOut {
     fn new(cache: u32, event: Event) -> Self {
-        let mut out = Self { cache, kind: String::new(), id: 0.0, name: None, detail: None, key: None };
+        let mut out = Self { cache, kind: String::new(), id: 0.0, ids: None, name: None, detail: None, key: None };
         let (kind, id, name, detail) = match event {
             Event::Start(batch) => ("start", batch, None, None),
             Event::Dropped(batch) => ("dropped", batch, None, None),
@@ -326,7 +328,10 @@ impl EventOut {
                 let detail = format!("{}{}", if soft { "soft" } else { "hard" }, if remote { " remote" } else { "" });
                 ("invalidate", swept, Some(text.to_string()), Some(detail))
             }
-            Event::Sought(token) => ("sought", token, None, None),
+            Event::Sought(token) => {
+                out.ids = Some(vec![token as f64]);
+                ("sought", token, None, None)
+            }
             Event::Delivered { receipt, trouble } => match trouble {
                 Some(trouble) => {
                     ("delivered", receipt, Some(trouble.tier.to_string()), Some(trouble.message.to_string()))
@@ -349,5 +354,18 @@ impl EventOut {
 #[napi(catch_unwind)]
 pub fn drain(place: u32) -> Result<Vec<EventOut>> {
     let events = with_local(place, |local| local.mailbox.drain())?;
-    Ok(events.into_iter().map(|(cache, event)| EventOut::new(cache, event)).collect())
+    let mut all: Vec<EventOut> = Vec::new();
+    for (cache, event) in events {
+        // An object for each would cost more than what it tells.
+        if let Event::Sought(token) = event
+            && let Some(last) = all.last_mut()
+            && last.cache == cache
+            && let Some(ids) = &mut last.ids
+        {
+            ids.push(token as f64);
+        } else {
+            all.push(EventOut::new(cache, event));
+        }
+    }
+    Ok(all)
 }

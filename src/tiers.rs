@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvcache_engine::engine::{BatchEnd, Engine};
+use kvcache_engine::engine::{BatchEnd, Behind, Engine};
 use kvcache_engine::tier::cloudflare::{self, CloudflareTier};
 use kvcache_engine::tier::disk::{self, DiskTier};
 use kvcache_engine::tier::redis::{self, RedisTier};

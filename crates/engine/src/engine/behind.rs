@@ -20,6 +20,7 @@ use crate::load::breaker::Outcome;
 use crate::load::flights::{Flight, KeyLock, Phase, Token};
 use crate::memory::hash_key;
 use crate::stats::counters::RouteEvent;
+use crate::tier::TierFigures;
 
 /// How far each tier's log was known when a load began: epoch and number, in the order of the tiers.
 pub type Positions = SmallVec<[(u64, u64); 2]>;
@@ -64,6 +65,9 @@ pub trait Behind: Send + Sync {
 
     /// A thread is gone: nothing is to be told to it.
     fn forget(&self, thread: ThreadId);
+
+    /// What each tier has counted, the nearest first.
+    fn figures(&self) -> Vec<(Arc<str>, TierFigures)>;
 }
 
 /// What a look-up has found, until the flight's thread takes it.
@@ -98,9 +102,21 @@ impl Engine {
     }
 
     /// What came of a look-up. A value that may be served, and that nothing has cut since the flight began, ends the flight as
-    /// if it had been loaded, but keeps its ages; one for a failed load becomes the copy in hand. Then the flight's thread is told.
-    pub fn sought(&self, token: Token, found: Option<Entry>) {
-        let Some(flight) = self.flights.by_token(token) else { return };
+    /// if it had been loaded, but keeps its ages; one for a failed load becomes the copy in hand. Then the flights' threads are told, of
+    /// all at once: a thread that is woken for each would do little else.
+    pub fn sought(&self, results: impl IntoIterator<Item = (Token, Option<Entry>)>) {
+        let told: SmallVec<[_; 4]> =
+            results.into_iter().filter_map(|(token, found)| Some((token, self.seek_ended(token, found)?))).collect();
+        for (token, thread) in told {
+            if !self.figures.post(thread, Event::Sought(token)) {
+                self.sought.lock().remove(&token);
+            }
+        }
+    }
+
+    /// Which thread is to be told.
+    fn seek_ended(&self, token: Token, found: Option<Entry>) -> Option<ThreadId> {
+        let flight = self.flights.by_token(token)?;
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
         let mut dead_at = FOREVER;
@@ -149,9 +165,7 @@ impl Engine {
             let batch = self.finish(&flight, None, now);
             self.sought.lock().insert(token, (entry, batch));
         }
-        if !self.figures.post(flight.plan.thread, Event::Sought(token)) {
-            self.sought.lock().remove(&token);
-        }
+        Some(flight.plan.thread)
     }
 
     /// Stores what was found behind memory under the key's lock, unless something has cut it since `seq`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Event, Figures, ThreadId};
+use super::{Behind, Engine, Event, Figures, ThreadId};
 use crate::entry::Entry;
 use crate::load::breaker::{self, OriginId};
 use crate::load::queue::Notice;
@@ -114,6 +114,8 @@ impl Engine {
             state: snapshot.state,
             failures: snapshot.failures,
         });
+        let tiers = self.behind().map(Behind::figures).unwrap_or_default().into_iter();
+        let tiers = tiers.map(|(name, figures)| prometheus::Tier { name: name.to_string(), figures });
         prometheus::render(&prometheus::Snapshot {
             cache: cache.map(str::to_owned),
             totals: stats.totals,
@@ -126,6 +128,7 @@ impl Engine {
             latency: stats.latency,
             routes: routes.collect(),
             breakers: breakers.collect(),
+            tiers: tiers.collect(),
         })
     }
 

@@ -11,6 +11,7 @@ use super::counters::{RouteTotals, Totals};
 use super::latency::{LatencyTotals, Op};
 use crate::invalidation::target::TargetKind;
 use crate::load::breaker::State;
+use crate::tier::{Rest, TierFigures};
 
 /// What the text says, whole.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,6 +38,17 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// The breakers, one for each origin.
     pub breakers: Vec<Breaker>,
+    /// The tiers behind memory, each of another name.
+    pub tiers: Vec<Tier>,
+}
+
+/// One tier behind memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tier {
+    /// Its name.
+    pub name: String,
+    /// What it has counted.
+    pub figures: TierFigures,
 }
 
 /// The events of one `define()` pattern.
@@ -70,6 +82,7 @@ pub fn render(snapshot: &Snapshot) -> String {
     latencies(&mut text, &snapshot.latency);
     routes(&mut text, &snapshot.routes);
     breakers(&mut text, &snapshot.breakers);
+    tiers(&mut text, &snapshot.tiers);
     text.out
 }
 
@@ -171,6 +184,32 @@ fn breakers(text: &mut Text, breakers: &[Breaker]) {
     let mut family = text.family("kvcache_breaker_failures", Type::Gauge, help);
     for (origin, breaker) in &by_label {
         family.sample("", &[("origin", origin)], breaker.failures);
+    }
+}
+
+fn tiers(text: &mut Text, tiers: &[Tier]) {
+    if tiers.is_empty() {
+        return;
+    }
+    let mut each = |name, of, help, value: fn(&TierFigures) -> u64| {
+        let mut family = text.family(name, of, help);
+        for tier in tiers {
+            family.sample("", &[("tier", &tier.name)], value(&tier.figures));
+        }
+    };
+    each("kvcache_tier_reads_total", Type::Counter, "Keys looked up in a tier.", |f| f.reads);
+    each("kvcache_tier_hits_total", Type::Counter, "Keys found in a tier.", |f| f.hits);
+    let help = "Values and invalidations written to a tier, and keys deleted.";
+    each("kvcache_tier_writes_total", Type::Counter, help, |f| f.writes);
+    each("kvcache_tier_errors_total", Type::Counter, "Keys and calls that failed in a tier.", |f| f.errors);
+    each("kvcache_tier_pending", Type::Gauge, "Writes that have not reached a tier.", |f| f.pending as u64);
+    let help = "1 for the state that the circuit breaker of a tier is in, 0 for the others.";
+    let mut family = text.family("kvcache_tier_breaker_state", Type::Gauge, help);
+    for tier in tiers {
+        for state in [Rest::Closed, Rest::Open, Rest::HalfOpen] {
+            let is = u8::from(tier.figures.breaker == state);
+            family.sample("", &[("tier", &tier.name), ("state", state.as_str())], is);
+        }
     }
 }
 
@@ -316,12 +355,18 @@ mod tests {
                 Breaker { origin: "default".into(), state: State::Closed, failures: 0 },
                 Breaker { origin: "user:*".into(), state: State::HalfOpen, failures: 6 },
             ],
+            tiers: vec![tier("disk", 23, Rest::Closed), tier("redis", 24, Rest::Open)],
         }
     }
 
     fn route(pattern: &str, hits: u64) -> Route {
         let totals = RouteTotals { hits, stale: 1, misses: 2, errors: 3, background_updates: 4, loads: 5 };
         Route { pattern: pattern.into(), totals }
+    }
+
+    fn tier(name: &str, reads: u64, breaker: Rest) -> Tier {
+        let figures = TierFigures { reads, hits: 1, writes: 2, errors: 3, pending: 4, breaker };
+        Tier { name: name.into(), figures }
     }
 
     fn parse(text: &str) -> Scrape {

@@ -225,16 +225,6 @@ impl Tiers {
         receipt
     }
 
-    /// What each tier has counted, and whether its log is known.
-    pub fn figures(&self) -> Vec<(Arc<str>, TierFigures)> {
-        let of = |slot: &Arc<Slot>| {
-            let mut figures = slot.guarded.figures();
-            figures.pending += slot.outbox.len();
-            (Arc::clone(&slot.name), figures)
-        };
-        self.slots.iter().map(of).collect()
-    }
-
     fn slot(&self, name: &str) -> Option<&Arc<Slot>> {
         self.slots.iter().find(|slot| *slot.name == *name)
     }
@@ -311,6 +301,7 @@ impl Tiers {
         let positions = self.positions();
         let mut found: Vec<Option<Entry>> = seeks.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..seeks.len()).collect();
+        let mut done = vec![false; seeks.len()];
         for slot in &self.slots {
             let asked: Vec<usize> =
                 open.iter().copied().filter(|n| !seeks[*n].fresh_only || slot.guarded.log().is_some()).collect();
@@ -326,24 +317,29 @@ impl Tiers {
                 };
                 if enough {
                     self.refill(slot.index, &entry, &positions);
-                    open.retain(|other| *other != n);
+                    done[n] = true;
                 }
                 if enough || freshness == Freshness::OnError && found[n].is_none() && !seeks[n].fresh_only {
                     found[n] = Some(entry);
                 }
             }
+            open.retain(|n| !done[*n]);
             if open.is_empty() {
                 break;
             }
         }
-        for (n, seek) in seeks.into_iter().enumerate() {
-            let found = found[n].take();
-            if seek.loads && open.contains(&n) && self.slots.iter().any(|slot| slot.guarded.leases().is_some()) {
+        let leased = self.slots.iter().any(|slot| slot.guarded.leases().is_some());
+        let mut results = Vec::with_capacity(seeks.len());
+        for ((seek, found), done) in seeks.into_iter().zip(found).zip(done) {
+            if leased && seek.loads && !done {
                 let tiers = Arc::clone(&self);
                 self.runtime.handle().spawn(async move { tiers.lease(seek, found).await });
-            } else if let Some(engine) = self.engine.upgrade() {
-                engine.sought(seek.token, found);
+            } else {
+                results.push((seek.token, found));
             }
+        }
+        if let Some(engine) = self.engine.upgrade() {
+            engine.sought(results);
         }
     }
 
@@ -388,7 +384,7 @@ impl Tiers {
             }
         }
         if let Some(engine) = self.engine.upgrade() {
-            engine.sought(seek.token, found);
+            engine.sought([(seek.token, found)]);
         }
     }
 
@@ -493,6 +489,15 @@ impl Behind for Tiers {
 
     fn forget(&self, _thread: ThreadId) {
         // Receipts that nobody waits for end by themselves.
+    }
+
+    fn figures(&self) -> Vec<(Arc<str>, TierFigures)> {
+        let of = |slot: &Arc<Slot>| {
+            let mut figures = slot.guarded.figures();
+            figures.pending += slot.outbox.len();
+            (Arc::clone(&slot.name), figures)
+        };
+        self.slots.iter().map(of).collect()
     }
 }
 
