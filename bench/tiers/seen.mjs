@@ -122,20 +122,20 @@ async function stale(cache, writer, reads) {
   for (let n = 0; n < reads; n++) {
     const began = now()
     const value = await cache.get(keys[(n >> 8) % KEYS])
-    if (value !== undefined) {
+    if (typeof value === 'number') {
       given++
       last[value] = began
     }
     if (n % 10_000 === 0) await new Promise(resolve => setImmediate(resolve))
   }
   writer.say({ rest: true })
-  /** When the invalidation of each value was answered. @type {number[]} */
+  /** When the invalidation of each value was answered. @type {{ gone: number[] }} */
   const { gone } = await writer.hear()
   let wrong = 0
   let values = 0
   last.forEach((began, value) => {
     values++
-    if (gone[value] !== undefined && gone[value] !== null && began > gone[value]) wrong++
+    if (began > (gone[value] ?? Infinity)) wrong++
   })
   console.log(`  ${count(reads)} reads, ${count(given)} of them hits of ${count(values)} values, while the other process made ` +
     `${count(gone.length)} values and invalidated each: ${wrong} values read after the answer`)

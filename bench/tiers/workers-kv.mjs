@@ -12,7 +12,8 @@ const KEYS = 1_000
 export async function workersKV({ rounds }) {
   const rest = await startRest()
   const { accountId, namespaceId, apiToken, baseUrl } = rest
-  const tiers = [cloudflareKV({ accountId, namespaceId, apiToken, baseUrl })]
+  // As patient as the SDK is by default.
+  const tiers = [cloudflareKV({ accountId, namespaceId, apiToken, baseUrl, timeout: '60s' })]
   const keys = Array.from({ length: KEYS }, (_, n) => `item:${n}`)
   const ids = new Map(keys.map((key, n) => [key, n]))
   const isRight = (/** @type {any} */ value, /** @type {string} */ key) => value?.id === ids.get(key)
