@@ -1,7 +1,11 @@
 // Guards metrics(): the Prometheus text format 0.0.4, read by a parser of that format, with figures that are those
 // of stats().
 
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import parse from 'parse-prometheus-text-format'
+import { disk } from '../index.js'
 import { assert, open, reasonOf, STALE, test } from './helpers/kv.mjs'
 
 const NAME = /^[a-zA-Z_:][a-zA-Z0-9_:]*$/
@@ -99,6 +103,34 @@ test('the totals are those of stats()', async t => {
     )
   }
   assert.ok(stats.evictions > 0 && stats.errors === 1)
+})
+
+test('of each tier: what stats() says of it, and nothing where there is none', async t => {
+  assert.ok(![...families(open(t).metrics()).keys()].some(name => name.startsWith('kvcache_tier_')))
+  const path = mkdtempSync(join(tmpdir(), 'kvcache-metrics-'))
+  t.after(() => rmSync(path, { recursive: true, force: true }))
+  const tier = disk({ path })
+  const before = open(t, { tiers: [tier] })
+  await before.put('k', 1)
+  await before.close()
+  const cache = open(t, { tiers: [tier] })
+  assert.equal(await cache.get('k'), 1)
+  await cache.delete('k')
+  await cache.flush()
+  const found = families(cache.metrics())
+  const { breaker, ...figures } = cache.stats().tiers.disk
+  assert.ok(figures.hits > 0 && figures.writes > 0)
+  for (const [name, figure] of Object.entries(figures)) {
+    const { metrics } = found.get(`kvcache_tier_${name}${name === 'pending' ? '' : '_total'}`)
+    assert.deepEqual(metrics, [{ labels: { tier: 'disk' }, value: String(figure) }], name)
+  }
+  assert.equal(breaker, 'closed')
+  assert.deepEqual(found.get('kvcache_tier_breaker_state').metrics, [
+    { labels: { tier: 'disk', state: 'closed' }, value: '1' },
+    { labels: { tier: 'disk', state: 'open' }, value: '0' },
+    { labels: { tier: 'disk', state: 'half-open' }, value: '0' }
+  ])
+  await cache.close()
 })
 
 test('counters never go down', async t => {
