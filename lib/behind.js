@@ -56,9 +56,7 @@ export class Behind {
     /** @type {string[]} */
     const stale = []
     let open = flights.length
-    let known = () => {}
-    // What a promise runs, it runs in the async context that it was given in; and after all that the last of them tells.
-    void new Promise(resolve => { known = () => resolve(undefined) }).then(() => {
+    const known = later(() => {
       if (refresh !== undefined && stale.length > 0 && !this.core.closed) refresh(stale)
       // What was given up while others were looked for needs no fetcher.
       const left = missing.filter(flight => !flight.done)
@@ -70,23 +68,48 @@ export class Behind {
         if (isWanted) missing.push(flight)
         if (--open === 0) known()
       }
+      this.#gather(flight, freshOnly, loads)
     }
-    this.#gather(flights, freshOnly, loads)
   }
 
   /**
-   * Has keys sought when this tick of the event loop ends, in one call with those that others want of it.
-   * @param {Flight[]} flights
+   * The same for one flight; without arrays, for the reason in `Call`.
+   * @param {Flight} flight
+   * @param {object} plan
+   * @param {(flight: Flight) => void} plan.load
+   * @param {() => void} [plan.refresh]
+   * @param {boolean} [plan.loads] whether it calls a fetcher
+   */
+  seekOne(flight, { load, refresh, loads = true }) {
+    let isWanted = false
+    let isStale = false
+    const known = later(() => {
+      if (isStale && !this.core.closed) refresh?.()
+      if (isWanted && !flight.done) load(flight)
+    })
+    flight.onStale = () => {
+      isStale = true
+    }
+    flight.seeking = wanted => {
+      isWanted = wanted
+      known()
+    }
+    this.#gather(flight, false, loads)
+  }
+
+  /**
+   * Has a key sought when this tick of the event loop ends, in one call with those that others want of it.
+   * @param {Flight} flight
    * @param {boolean} freshOnly
    * @param {boolean} loads
    */
-  #gather(flights, freshOnly, loads) {
+  #gather({ token }, freshOnly, loads) {
     const gathered = this.#gathered
     if (gathered.freshOnly !== freshOnly || gathered.loads !== loads) this.#send()
     gathered.freshOnly = freshOnly
     gathered.loads = loads
     if (gathered.tokens.length === 0) process.nextTick(() => this.#send())
-    for (const flight of flights) gathered.tokens.push(flight.token)
+    gathered.tokens.push(token)
     if (gathered.tokens.length >= TOGETHER) this.#send()
   }
 
@@ -119,7 +142,7 @@ export class Behind {
           layers, resolved: resolve(...layers, EMPTY), route: 0, reason: 'miss', hasCopy: header[H.HAS_COPY] !== 0, call
         })
         const answer = wait(core, flight, undefined, Infinity, whole, joined, async () => otherwise(), async () => otherwise())
-        this.seek([flight], { load: () => flight.giveUp(), loads: false })
+        this.seekOne(flight, { load: () => flight.giveUp(), loads: false })
         checkMail()
         return answer
       }
@@ -250,4 +273,16 @@ export class Behind {
   stats() {
     return Object.fromEntries(native.tierStats(this.core.number).map(({ name, ...stats }) => [name, stats]))
   }
+}
+
+/**
+ * A function that has another one run soon, in the async context of this moment.
+ * @param {() => void} run
+ * @returns {() => void}
+ */
+function later(run) {
+  let call = () => {}
+  // What a promise runs, it runs in the context that it was given in.
+  void new Promise(resolve => { call = () => resolve(undefined) }).then(run)
+  return call
 }

@@ -481,7 +481,7 @@ export class Core {
         if (this.behind === undefined || force) {
           run(flight, fetcher)
         } else {
-          this.behind.seek([flight], {
+          this.behind.seekOne(flight, {
             load: () => run(flight, fetcher),
             refresh: () => this.refresh(key, fetcher, source, options)
           })

@@ -190,10 +190,12 @@ export class Flight {
     this.outcome = new Promise(resolve => (this.resolve = resolve))
     /** The table's. @type {Flight | undefined} */
     this.next = undefined
+    /** The one before it in its call. @type {Flight | undefined} */
+    this.before = undefined
     /** @type {number | undefined} */
     this.heldAt = undefined
     core.flights.add(this)
-    call.flights.push(this)
+    call.add(this)
   }
 
   /** One more caller waits. */
@@ -492,14 +494,16 @@ export class Call {
     this.core = core
     this.background = background
     this.hardTimeout = hardTimeout
-    /** @type {Flight[]} */
-    this.flights = []
+    /** Its flights are a chain, the last first. An array of each call would be one that V8, before long, begins in the old generation; there
+     * it keeps the flight and its value alive until all garbage is collected. @type {Flight | undefined} */
+    this.last = undefined
+    this.size = 0
     /** @type {number} */
     this.batchEnd = BatchEnd.None
     /** The batch of refreshes that it runs; 0 for none. */
     this.batch = 0
-    /** Refreshes of the batch that failed so far. @type {{ flight: Flight, error: unknown }[]} */
-    this.failures = []
+    /** Refreshes of the batch that failed so far. @type {{ flight: Flight, error: unknown }[] | undefined} */
+    this.failures = undefined
     /** @type {Nest | undefined} */
     this.nest = undefined
     this.open = 0
@@ -507,6 +511,31 @@ export class Call {
     this.controller = undefined
     /** @type {{ reason: unknown } | undefined} */
     this.aborted = undefined
+  }
+
+  /**
+   * One more flight is part of it.
+   * @param {Flight} flight
+   */
+  add(flight) {
+    flight.before = this.last
+    this.last = flight
+    this.size++
+  }
+
+  /** Its flights, in the order they came. */
+  get flights() {
+    /** @type {Flight[]} */
+    const flights = []
+    for (let flight = this.last; flight !== undefined; flight = flight.before) flights.push(flight)
+    return flights.reverse()
+  }
+
+  /** How many of its flights have not ended. */
+  #left() {
+    let left = 0
+    for (let flight = this.last; flight !== undefined; flight = flight.before) if (!flight.done) left++
+    return left
   }
 
   /** The fetcher's signal, made when it is first asked for. */
@@ -538,7 +567,7 @@ export class Call {
   run(nest, fetcher, then, failed) {
     this.nest = nest
     // Some may have ended by what a tier had.
-    this.open = this.flights.length === 1 ? 1 : this.flights.reduce((open, flight) => (flight.done ? open : open + 1), 0)
+    this.open = this.size === 1 ? 1 : this.#left()
     try {
       const result = nest.run(fetcher)
       if (types.isPromise(result)) Promise.prototype.then.call(result, then, failed)
@@ -559,7 +588,7 @@ export class Call {
    * @param {unknown} reason
    */
   left(reason) {
-    if (this.flights.every(flight => flight.done)) this.abort(reason)
+    if (this.#left() === 0) this.abort(reason)
   }
 
   /**

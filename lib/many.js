@@ -229,7 +229,7 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
   for (const key of missing) {
     const routed = core.routed(key, layers)
     // One call of the fetcher is one call of its origin: only its first key asks the breaker, and answers to it.
-    const flags = call.flights.length === 0 ? force | PERMIT : force
+    const flags = call.size === 0 ? force | PERMIT : force
     const before = resumed?.get(key)
     if (before !== undefined) header[H.SINCE] = before.since
     const data = core.begin(key, { route: routed.route, origin, hardTimeout, parent: nestedIn, flags })
@@ -276,7 +276,7 @@ function loadMissing(core, gathering, missing, fetcher, own, layers, origin, res
         gathering.errors.set(key, core.refusal(key))
     }
   }
-  if (call.flights.length === 0) return
+  if (call.size === 0) return
   const { behind } = core
   if (behind === undefined || own.forceFresh) loadBatch(call, fetcher, call.flights)
   else {

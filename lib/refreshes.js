@@ -110,10 +110,10 @@ export class Refreshes {
     const over = call.batchEnd === BatchEnd.Finished
     if (over) this.over(call.batch)
     if (failure === undefined) this.#tellRefresh(flight, undefined)
-    else call.failures.push({ flight, error: failure.error })
+    else (call.failures ??= []).push({ flight, error: failure.error })
     const refresh = this.#batches.get(call.batch)
     if (refresh !== undefined) refresh.failures = call.failures
-    if (over) for (const { flight, error } of call.failures) this.#tellRefresh(flight, { error })
+    if (over) for (const { flight, error } of call.failures ?? []) this.#tellRefresh(flight, { error })
   }
 
   /**
