@@ -112,7 +112,7 @@ export class Refreshes {
     if (failure === undefined) this.#tellRefresh(flight, undefined)
     else (call.failures ??= []).push({ flight, error: failure.error })
     const refresh = this.#batches.get(call.batch)
-    if (refresh !== undefined) refresh.failures = call.failures
+    if (refresh !== undefined) refresh.failures = call.failures ?? []
     if (over) for (const { flight, error } of call.failures ?? []) this.#tellRefresh(flight, { error })
   }
 
