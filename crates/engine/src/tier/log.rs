@@ -67,6 +67,9 @@ pub trait SharedLog: Send + Sync {
         None
     }
 
+    /// What the log still has of the time before the watcher was told, in any order, and the number after which that is whole.
+    fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>>;
+
     /// The next number of a counter, larger than all it gave before and than `above`, whichever process asks: for versions.
     fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>>;
 }

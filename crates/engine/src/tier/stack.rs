@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::debts;
@@ -76,6 +76,8 @@ struct Slot {
     early: AtomicBool,
     /// From which number of the log on every changed key is in the ledger.
     since: AtomicU64,
+    /// What the log has of before was taken in.
+    past: OnceCell<()>,
     /// What earlier processes owed this tier, taken up: where that is written down.
     notes: Mutex<Vec<Key>>,
     tools: Mutex<Tools>,
@@ -114,6 +116,7 @@ impl Tiers {
                     known: AtomicBool::new(false),
                     early: AtomicBool::new(false),
                     since: AtomicU64::new(u64::MAX),
+                    past: OnceCell::new(),
                     notes: Mutex::default(),
                     tools: Mutex::default(),
                     shared: Weak::clone(shared),
@@ -604,9 +607,28 @@ impl Slot {
         parents.map(|(_, name)| Key::from(name)).collect()
     }
 
+    /// Takes in what the log still has of the time before this process, once that is of use.
+    async fn learn_past(&self) {
+        let learn = async {
+            let log = self.guarded.log().ok_or(())?;
+            let (whole, facts) =
+                timeout_at(Instant::now() + self.patience * 5, log.past()).await.map_err(drop)?.map_err(drop)?;
+            let mut ledger = self.ledger.lock();
+            facts.iter().for_each(|fact| ledger.note(fact));
+            self.since.fetch_min(whole, Ordering::SeqCst);
+            Ok::<(), ()>(())
+        };
+        // If it cannot be had now it is asked for again by the next.
+        let _ = self.past.get_or_try_init(|| learn).await;
+    }
+
     /// Whether a record is as good as its parents are old. What the tier has of these tells; of one that it does not have nothing
     /// is known, and that counts as changed.
     async fn outlived_its_parents(&self, record: &Record) -> bool {
+        if self.unknown_parents(record).is_empty() {
+            return true;
+        }
+        self.learn_past().await;
         let parents = self.unknown_parents(record);
         if parents.is_empty() {
             return true;

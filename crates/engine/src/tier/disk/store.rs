@@ -282,6 +282,21 @@ impl Store {
         Ok(facts)
     }
 
+    /// All that the log has, and the number after which that is whole.
+    pub fn past(&self) -> Result<(u64, Vec<Fact>), TierError> {
+        let txn = self.read()?;
+        let mut facts = Vec::new();
+        for row in self.dbs.log.iter(&txn).map_err(|e| self.error(e))? {
+            let (_, row) = row.map_err(|e| self.error(e))?;
+            facts.push(Line::decode(row, self.epoch)?.fact);
+        }
+        let whole = match facts.first() {
+            Some(first) => first.seq - 1,
+            None => self.state(&txn)?.seq,
+        };
+        Ok((whole, facts))
+    }
+
     /// The lines of the log after that number, up to so many; none where some are missing.
     pub fn lines(&self, txn: &RoTxn<'_>, after: u64, most: usize) -> Result<Option<Vec<Line>>, TierError> {
         let from = rows::key_of(after + 1);

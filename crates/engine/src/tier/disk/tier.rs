@@ -288,6 +288,10 @@ impl SharedLog for DiskTier {
         Some(Arc::clone(&watch.store.head) as _)
     }
 
+    fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>> {
+        self.read(Store::past)
+    }
+
     fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>> {
         Box::pin(async move { self.write(|to| Work::Next(name, above, to)).await? })
     }

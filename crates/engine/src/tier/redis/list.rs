@@ -147,3 +147,24 @@ pub async fn markers(link: &Link, feed: &Arc<Feed>, since: u64) -> Result<Vec<Fa
     facts.retain(|fact| fact.at >= since);
     Ok(facts)
 }
+
+/// All that the log has, and the number after which that is whole.
+pub async fn past(link: &Link, feed: &Feed) -> Result<(u64, Vec<Fact>), TierError> {
+    let position = feed.position();
+    let mut range = cmd("XRANGE");
+    range.arg(&feed.names.stream).arg("-").arg("+");
+    let entries = wire::range(link.call(&range).await?).ok_or_else(odd)?;
+    let (mut whole, mut facts) = (None, Vec::new());
+    for (_, entry) in entries {
+        match entry {
+            wire::Entry::Fact { fact, .. } if fact.epoch == position.epoch => {
+                whole.get_or_insert(fact.seq - 1);
+                facts.push(fact);
+            }
+            // What cannot be read may have been anything.
+            wire::Entry::Unknown { seq, epoch } if epoch == position.epoch => whole = Some(seq),
+            _ => {}
+        }
+    }
+    Ok((whole.unwrap_or(position.seq), facts))
+}

@@ -235,6 +235,13 @@ impl SharedLog for RedisTier {
         self.feed.watch(watcher);
     }
 
+    fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>> {
+        Box::pin(async move {
+            self.open()?;
+            list::past(&self.link, &self.feed).await
+        })
+    }
+
     fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>> {
         Box::pin(async move {
             self.open()?;

@@ -119,6 +119,11 @@ pub fn entries(reply: Value) -> Option<Vec<(Vec<u8>, Entry)>> {
         Value::Array(mut array) => items(array.pop()?)?.into_iter().nth(1)?,
         _ => return None,
     };
+    range(list)
+}
+
+/// Entries of the stream, as they follow one another.
+pub fn range(list: Value) -> Option<Vec<(Vec<u8>, Entry)>> {
     items(list)?.into_iter().map(entry).collect()
 }
 
