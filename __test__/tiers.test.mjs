@@ -20,7 +20,7 @@ function restarting(t, options) {
   const path = folder()
   /** @type {KvCache | undefined} */
   let cache
-  t.after(() => cache?.close())
+  t.after(() => cache?.close().catch(() => {}))
   return async () => {
     await cache?.close()
     cache = new KvCache({ ...options, tiers: [disk({ path })] })

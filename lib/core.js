@@ -406,7 +406,9 @@ export class Core {
     const data = native.peek(this.number, key, 0)
     const status = header[H.STATUS]
     if (status < Status.None) throw this.refusal(key)
-    return status === Status.Fresh || status === Status.Stale ? this.found(key, data, false) : undefined
+    const value = status === Status.Fresh || status === Status.Stale ? this.found(key, data, false) : undefined
+    checkMail()
+    return value
   }
 
   /**
@@ -417,6 +419,7 @@ export class Core {
     native.has(this.number, key)
     const status = header[H.STATUS]
     if (status < Status.None) throw this.refusal(key)
+    checkMail()
     return status === Status.Fresh || status === Status.Stale
   }
 

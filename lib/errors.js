@@ -322,6 +322,9 @@ export function eventFailed(type, cause) {
   return new KvCacheError('ERR_KVCACHE_EVENT', message, { event: type, cause })
 }
 
+/** Longest that a tier may say, in characters: two paths and what is wrong. */
+const LONGEST_TROUBLE = 10_000
+
 /**
  * ERR_KVCACHE_TIER, with `tier`, and `key` where it is about one.
  * @param {string} tier its name
@@ -332,7 +335,10 @@ export function eventFailed(type, cause) {
 export function tierFailed(tier, why, key) {
   const subject = key === undefined ? '' : ` (${keyText(key)})`
   const fields = key === undefined ? { tier } : { tier, key }
-  return new KvCacheError('ERR_KVCACHE_TIER', `tier '${shorten(tier)}'${subject}: ${shortenLine(why)}`, fields)
+  const name = `tier '${shorten(tier)}'`
+  // A tier that names itself need not be named twice. What it says is the engine's own, with paths that must stay whole.
+  const said = why.startsWith(`${name}: `) || why.startsWith(`${name}, `) ? why.slice(name.length + 2) : why
+  return new KvCacheError('ERR_KVCACHE_TIER', `${name}${subject}: ${shortenLine(said, LONGEST_TROUBLE)}`, fields)
 }
 
 /**
@@ -363,14 +369,15 @@ function causeText(cause) {
 }
 
 /**
- * A message within a message: its first line, at most 200 characters.
+ * A message within a message: its first line, at most so many characters.
  * @param {string} text
+ * @param {number} [most]
  * @returns {string}
  */
-function shortenLine(text) {
+function shortenLine(text, most = 200) {
   const end = text.search(/[\r\n]/)
   const line = end < 0 ? text : text.slice(0, end)
-  return (line.length > 200 ? `${line.slice(0, 200)}…` : line).toWellFormed()
+  return (line.length > most ? `${line.slice(0, most)}…` : line).toWellFormed()
 }
 
 /**

@@ -153,6 +153,8 @@ export function open(receiver, options) {
     forgotten.register(receiver, opened.number, receiver)
     if (receiver.name !== undefined && !anchors.has(receiver.name)) anchors.set(receiver.name, receiver)
   }
+  // A tier may have something to say of how it was opened.
+  checkMail()
   return opened
 }
 

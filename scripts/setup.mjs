@@ -157,7 +157,7 @@ async function provide(program, name = program) {
   if (await has(program)) return
   const sudo = process.getuid?.() === 0 ? [] : ['sudo', '-n']
   const may = (await has('apt-get')) && (sudo.length === 0 || (await run('sudo', ['-n', 'true'], { quiet: true })).ok)
-  if (!may) throw new SetupError(`${program} is needed: install it (on Debian, the package ${name})`)
+  if (!may) throw new SetupError(`${program} is needed, and may not be installed from here: sudo apt-get install ${name}, or what your system has for that`)
   heading(`apt-get install ${name}`)
   const env = { DEBIAN_FRONTEND: 'noninteractive' }
   /** @param {...string} args */

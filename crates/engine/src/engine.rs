@@ -339,6 +339,8 @@ struct Figures {
     counters: Counters,
     latencies: Latencies,
     inboxes: RwLock<Vec<(ThreadId, Arc<dyn Inbox>)>>,
+    /// What concerned all before there was anybody: the first to come is told.
+    unheard: Mutex<Vec<Event>>,
     /// Those who are told of evictions, and whether there are any.
     evictions_to: RwLock<Vec<ThreadId>>,
     tell_evictions: AtomicBool,
@@ -360,6 +362,7 @@ impl Engine {
             counters: Counters::new(),
             latencies: Latencies::new(),
             inboxes: RwLock::default(),
+            unheard: Mutex::default(),
             evictions_to: RwLock::default(),
             tell_evictions: AtomicBool::new(false),
             invalidations_to: RwLock::default(),

@@ -22,6 +22,9 @@ use crate::memory::hash_key;
 use crate::stats::counters::RouteEvent;
 use crate::tier::TierFigures;
 
+/// What is kept for a thread that is to come.
+const MOST_UNHEARD: usize = 64;
+
 /// How far each tier's log was known when a load began: epoch and number, in the order of the tiers.
 pub type Positions = SmallVec<[(u64, u64); 2]>;
 
@@ -285,11 +288,17 @@ impl Engine {
         self.figures.post(thread, event)
     }
 
-    /// Tells one of the threads something that concerns them all.
+    /// Tells one of the threads something that concerns them all; the first that comes, if there is none yet.
     pub fn post_to_any(&self, event: Event) {
-        let thread = self.figures.inboxes.read().first().map(|(thread, _)| *thread);
-        if let Some(thread) = thread {
-            self.figures.post(thread, event);
-        }
+        let inboxes = self.figures.inboxes.read();
+        let Some(&(thread, _)) = inboxes.first() else {
+            let mut unheard = self.figures.unheard.lock();
+            if unheard.len() < MOST_UNHEARD {
+                unheard.push(event);
+            }
+            return;
+        };
+        drop(inboxes);
+        self.figures.post(thread, event);
     }
 }

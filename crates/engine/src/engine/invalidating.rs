@@ -4,7 +4,7 @@ use super::{Engine, Event, Found, Loaded};
 use crate::clock::Millis;
 use crate::codec::workshop::Tools;
 use crate::entry::Entry;
-use crate::invalidation::links::{self, Role};
+use crate::invalidation::links;
 use crate::invalidation::markers::Mark;
 use crate::invalidation::stamps::{EVERY, Slot};
 use crate::invalidation::sweep::Told;
@@ -185,9 +185,9 @@ impl Engine {
         links
     }
 
-    /// Makes the parents among `links` known as such.
+    /// Makes the parents among `links` known as such; those that were inherited too, of which an entry met in a tier is all that tells.
     pub(super) fn register_parents(&self, given: &[u8]) {
-        for (_, parent) in links::names(given).filter(|(role, _)| *role == Role::Parent) {
+        for (_, parent) in links::names(given).filter(|(role, _)| !role.is_tag()) {
             let mut lock = self.flights.lock(parent);
             let changed = lock.recent().changes(hash_key(parent));
             self.facts.register(parent, self.memory.peek(parent).as_ref(), changed);

@@ -39,7 +39,12 @@ impl Engine {
     pub fn attach(&self, inbox: Arc<dyn Inbox>) -> ThreadId {
         let mut inboxes = self.figures.inboxes.write();
         let thread = ThreadId(self.last_thread.fetch_add(1, Ordering::SeqCst) + 1);
-        inboxes.push((thread, inbox));
+        let unheard = std::mem::take(&mut *self.figures.unheard.lock());
+        inboxes.push((thread, Arc::clone(&inbox)));
+        drop(inboxes);
+        for event in unheard {
+            inbox.post(event);
+        }
         thread
     }
 

@@ -165,10 +165,8 @@ impl Tiers {
                     && let Ok(facts) = slot.guarded.read_markers(0).await
                 {
                     let mut ledger = slot.ledger.lock();
-                    if let Some(epoch) = epoch
-                        && epoch != ledger.epoch()
-                    {
-                        *ledger = Ledger::new(epoch);
+                    if let Some(epoch) = epoch {
+                        ledger.turn_to(epoch);
                     }
                     facts.iter().for_each(|fact| ledger.note(fact));
                     slot.since.store(position.map_or(0, |position| position.seq), Ordering::SeqCst);
@@ -768,7 +766,12 @@ impl Watcher for Slot {
         let Some(shared) = self.shared.upgrade() else { return };
         let engine = shared.engine.upgrade();
         for Told { fact, own } in facts {
-            self.ledger.lock().note(fact);
+            {
+                let mut ledger = self.ledger.lock();
+                // What is told before the facts of earlier times are read stays known beside them.
+                ledger.turn_to(fact.epoch);
+                ledger.note(fact);
+            }
             if *own {
                 continue;
             }

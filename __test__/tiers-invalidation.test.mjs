@@ -1,0 +1,248 @@
+// Guards that what was removed or invalidated does not come back from a tier, by whichever way and after a restart, and that what a load
+// brings too late is kept nowhere.
+
+import { disk, redis } from '../index.js'
+import { assert, KvCache, openTiered as open, STALE, test } from './helpers/kv.mjs'
+import { controlled, counted, until } from './helpers/async.mjs'
+import { folder } from './helpers/folder.mjs'
+import { startRedis } from './helpers/redis.mjs'
+
+/** @typedef {import('../index.js').Tier} Tier */
+
+const never = () => assert.fail('a fetcher is called')
+
+/**
+ * What opens one cache after another on the same tiers, each closed before the next is opened.
+ * @param {import('node:test').TestContext} t
+ * @param {() => Tier[]} [tiers]
+ */
+function restarting(t, tiers) {
+  const path = folder()
+  /** @type {KvCache | undefined} */
+  let cache
+  t.after(() => cache?.close().catch(() => {}))
+  return async () => {
+    await cache?.close()
+    cache = new KvCache({ tiers: tiers?.() ?? [disk({ path })] })
+    return cache
+  }
+}
+
+/** What is there before each: `a:1` and `a:2` are covered, `b` is not. @type {Record<string, (cache: KvCache) => Promise<unknown>>} */
+const WAYS = {
+  'delete of one key': async cache => {
+    await cache.delete('a:1')
+    await cache.delete('a:2')
+  },
+  'delete of many keys': cache => cache.delete(['a:1', 'a:2']),
+  'invalidation of keys': cache => cache.invalidate(['a:1', 'a:2']),
+  'invalidation by prefix': cache => cache.invalidate('a:*'),
+  'invalidation by pattern': cache => cache.invalidate('*:*'),
+  'invalidation by tag': cache => cache.invalidate({ tag: 't' })
+}
+
+/** By what they depend on. @type {typeof WAYS} */
+const BY_PARENT = {
+  'invalidation of a parent': cache => cache.invalidate('parent'),
+  'delete of a parent': cache => cache.delete('parent'),
+  'put of a parent': cache => cache.put('parent', 2)
+}
+
+/** @param {KvCache} cache */
+async function fill(cache) {
+  await cache.put('parent', 1)
+  await cache.put('a:1', 'old', { tags: ['t'], dependsOn: ['parent'] })
+  await cache.get('a:2', () => 'old', { tags: ['t'], dependsOn: ['parent'] })
+  await cache.put('b', 'kept', { tags: ['other'], dependsOn: ['other parent'] })
+}
+
+/**
+ * @param {string} title
+ * @param {(t: import('node:test').TestContext) => Promise<(() => Promise<KvCache>) | undefined>} setting
+ */
+function holdsFor(title, setting) {
+  for (const [way, invalidate] of Object.entries(WAYS)) {
+    test(`${title}: ${way} holds at once, after a restart, and for what memory never held`, async t => {
+      const restart = await setting(t)
+      if (restart === undefined) return
+      let cache = await restart()
+      await fill(cache)
+      await invalidate(cache)
+      assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b'])], [['b', 'kept']])
+      cache = await restart()
+      assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b'])], [['b', 'kept']])
+      await fill(cache)
+      // Met cold: nothing of it is in memory.
+      cache = await restart()
+      await invalidate(cache)
+      assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b'])], [['b', 'kept']])
+      const fetcher = counted(() => 'new')
+      assert.deepEqual([await cache.get('a:1', fetcher), await cache.get('a:2', fetcher)], ['new', 'new'])
+      cache = await restart()
+      assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b'])], [['a:1', 'new'], ['a:2', 'new'], ['b', 'kept']])
+    })
+  }
+  for (const [way, invalidate] of Object.entries(BY_PARENT)) {
+    test(`${title}: ${way} holds for children in memory, for those met cold, and for those that were loaded anew`, async t => {
+      const restart = await setting(t)
+      if (restart === undefined) return
+      const before = await restart()
+      await fill(before)
+      await invalidate(before)
+      assert.deepEqual([...await before.getMany(['a:1', 'a:2', 'b'])], [['b', 'kept']])
+      await fill(before)
+      const cache = await restart()
+      await invalidate(cache)
+      assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b'])], [['b', 'kept']])
+      const fetcher = counted(() => 'new')
+      const load = () => cache.get('a:1', fetcher, { dependsOn: ['parent'] })
+      assert.deepEqual([await load(), await load(), fetcher.count], ['new', 'new', 1])
+    })
+  }
+}
+
+holdsFor('disk', async t => restarting(t))
+holdsFor('Redis', async t => {
+  const server = await startRedis(t)
+  return server && restarting(t, () => [redis({ url: server.url })])
+})
+
+test('all that was there is gone after an invalidation of everything, and what is stored later stays', async t => {
+  const restart = restarting(t)
+  await fill(await restart())
+  let cache = await restart()
+  await cache.invalidate({ all: true })
+  await cache.put('later', 1)
+  assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b', 'later'])], [['later', 1]])
+  cache = await restart()
+  assert.deepEqual([...await cache.getMany(['a:1', 'a:2', 'b', 'later'])], [['later', 1]])
+})
+
+test('what was invalidated softly is stale in its tier, and refreshed once', async t => {
+  const restart = restarting(t)
+  const targets = ['b', { tag: 't' }]
+  for (const target of targets) {
+    await fill(await restart())
+    let cache = await restart()
+    await cache.invalidate(target, { soft: true })
+    cache = await restart()
+    const key = target === 'b' ? 'b' : 'a:1'
+    const fetcher = controlled()
+    const { value, state } = await cache.getWithMetadata(key, fetcher)
+    assert.deepEqual([value, state], [target === 'b' ? 'kept' : 'old', 'stale'])
+    const call = await fetcher.call(0)
+    call.resolve('new')
+    await cache.flush()
+    cache = await restart()
+    const again = await cache.getWithMetadata(key, never)
+    assert.deepEqual([again.value, again.state], ['new', 'fresh'])
+  }
+})
+
+test('a child goes with the parent of its parent, which only its tier knows', async t => {
+  const restart = restarting(t)
+  let cache = await restart()
+  await cache.put('a', 1)
+  await cache.put('b', 1, { dependsOn: ['a'] })
+  await cache.put('c', 1, { dependsOn: ['b'] })
+  cache = await restart()
+  await cache.put('a', 2)
+  assert.deepEqual([...await cache.getMany(['a', 'b', 'c'])], [['a', 2]])
+})
+
+test('a grandchild that only memory holds goes when another cache changes the parent of its parent', async t => {
+  const path = folder()
+  const caches = Array.from({ length: 3 }, () => open(t, { tiers: [disk({ path })] }))
+  const [declares, cuts, reads] = caches
+  await declares.put('a', 1)
+  await declares.put('b', 1, { dependsOn: ['a'] })
+  await declares.put('c', 1, { dependsOn: ['b'] })
+  // It never sees the key between the two.
+  assert.equal(await reads.get('c'), 1)
+  await cuts.put('a', 2)
+  for (const cache of caches) assert.equal(await cache.get('c'), undefined)
+})
+
+test('a value that was there before a put does not come back, though memory lost both', async t => {
+  const restart = restarting(t)
+  let cache = await restart()
+  for (let i = 0; i < 5; i++) {
+    await cache.put('k', `old ${i}`)
+    await cache.put('k', i)
+    cache = await restart()
+    assert.equal(await cache.get('k', never), i)
+  }
+})
+
+// --- Loads under way -------------------------------------------------------------------------------------------------------
+
+/** @type {typeof WAYS} */
+const CUTS = { ...WAYS, ...BY_PARENT, 'invalidation of everything': cache => cache.invalidate({ all: true }) }
+for (const [way, invalidate] of Object.entries(CUTS)) {
+  test(`${way}: a load that runs meanwhile answers its caller and is kept in no tier`, async t => {
+    const restart = restarting(t)
+    let cache = await restart()
+    await cache.put('parent', 1)
+    const [fetcher, batch] = [controlled(), controlled()]
+    const options = { tags: ['t'], dependsOn: ['parent'] }
+    const [one, many] = [cache.get('a:1', fetcher, options), cache.getMany(['a:2'], batch, options)]
+    const [first, second] = [await fetcher.call(0), await batch.call(0)]
+    await invalidate(cache)
+    first.resolve('old')
+    second.resolve(new Map([['a:2', 'old']]))
+    assert.equal(await one, 'old')
+    assert.equal((await many).get('a:2'), 'old')
+    assert.deepEqual([...await cache.getMany(['a:1', 'a:2'])], [])
+    // Nor does any tier have it.
+    cache = await restart()
+    assert.deepEqual([...await cache.getMany(['a:1', 'a:2'])], [])
+  })
+}
+
+test('a refresh of what a tier had, cut while it runs, is kept in no tier', async t => {
+  const restart = restarting(t)
+  await (await restart()).put('k', 'old', STALE)
+  let cache = await restart()
+  const fetcher = controlled()
+  assert.equal(await cache.get('k', fetcher), 'old')
+  const call = await fetcher.call(0)
+  await cache.delete('k')
+  call.resolve('refreshed')
+  await cache.flush()
+  assert.equal(await cache.get('k'), undefined)
+  cache = await restart()
+  assert.equal(await cache.get('k'), undefined)
+})
+
+test('what another cache on the same tier invalidates cuts loads here, and copies near a thread', async t => {
+  const path = folder()
+  const [here, there] = [open(t, { tiers: [disk({ path })] }), open(t, { tiers: [disk({ path })] })]
+  const fetcher = controlled()
+  const get = here.get('k', fetcher, { tags: ['t'] })
+  const call = await fetcher.call(0)
+  await there.invalidate({ tag: 't' })
+  call.resolve('old')
+  assert.equal(await get, 'old')
+  assert.equal(await here.get('k'), undefined)
+  await here.put('k', 'new', { tags: ['t'] })
+  for (let i = 0; i < 10; i++) assert.equal(await here.get('k'), 'new')
+  await there.invalidate({ tag: 't' })
+  assert.equal(await here.get('k'), undefined)
+  await here.put('k', 'newer')
+  for (let i = 0; i < 10; i++) assert.equal(await here.get('k'), 'newer')
+  await there.put('k', 'newest')
+  assert.equal(await here.get('k'), 'newest')
+})
+
+test("an 'invalidate' event says that it came from elsewhere", async t => {
+  const path = folder()
+  const [here, there] = [open(t, { tiers: [disk({ path })] }), open(t, { tiers: [disk({ path })] })]
+  /** @type {any[]} */
+  const seen = []
+  here.on('invalidate', event => void seen.push(event))
+  await there.invalidate({ tag: 't' }, { soft: true })
+  await here.get('anything')
+  await until(() => seen.length > 0, 'it is told')
+  const [{ target, soft, from }] = seen
+  assert.deepEqual({ target, soft, from }, { target: { tag: 't' }, soft: true, from: 'remote' })
+})
