@@ -7,11 +7,12 @@
  *   --only    parts, default all: redis (reads, beside bentocache and ioredis), disk (reads, beside lmdb and bentocache's
  *             files), redis-seen and disk-seen (an invalidation, in another process), restart (with a million entries on disk),
  *             workers-kv (1,000 cold keys, beside Cloudflare's SDK)
- *   --rounds  measured rounds, default 7; one more warms up
+ *   --rounds  measured rounds, default 9; 6 more warm up
  *   --quick   3 rounds, with fewer keys and entries
  *
- * Rounds are interleaved, in an order that turns by one from round to round; each begins with nothing in memory. A ratio is
- * a peer's median divided by kvcache's: above 1, kvcache is faster. redis-server is started by the bench itself.
+ * Rounds are interleaved, in an order that turns by one from round to round; each begins with nothing in memory, and each peer
+ * has a process of its own, which rests while the others run. A ratio is a peer's median divided by kvcache's: above 1, kvcache is
+ * faster. redis-server is started by the bench itself.
  */
 import { parseArgs } from 'node:util'
 import { machine } from './report.mjs'
@@ -30,7 +31,7 @@ const PARTS = {
   'workers-kv': async how => (await import('./tiers/workers-kv.mjs')).workersKV(how)
 }
 
-const rounds = Number(given.rounds ?? (given.quick ? 3 : 7))
+const rounds = Number(given.rounds ?? (given.quick ? 3 : 9))
 if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds ${given.rounds}: expected a whole number from 1`)
 const names = given.only === '' ? Object.keys(PARTS) : given.only.split(',')
 for (const name of names) {

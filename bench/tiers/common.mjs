@@ -7,7 +7,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { median } from '../report.mjs'
-import { watch } from '../watch.mjs'
+
+/** Rounds before those that count: until then V8 still compiles. */
+const WARM_UP = 6
 
 /** Ages, everywhere: longer than any part. */
 export const DAY = 86_400
@@ -171,28 +173,33 @@ export async function readAll(keys, flights, get, isRight) {
  */
 
 /**
- * Rounds of every peer in turn, each with nothing in memory; the first round only warms up.
- * @param {Peer[]} peers the first is the base of the ratios
- * @param {{ keys: readonly string[], rounds: number, flights: number, isRight: (value: any, key: string) => boolean }} how
+ * @typedef {object} Prepared what the function `prepare` of a part gives
+ * @property {Peer[]} peers
+ * @property {readonly string[]} keys
+ * @property {(value: any, key: string) => boolean} isRight
  */
-export async function race(peers, { keys, rounds, flights, isRight }) {
+
+/**
+ * Rounds of every peer in turn, each in a process of its own and with nothing in memory; the first only warm up.
+ * @param {string} part its module, of this directory
+ * @param {object} options for its `prepare`
+ * @param {readonly string[]} names of its peers; the first is the base of the ratios
+ * @param {{ rounds: number, flights: number }} how
+ */
+export async function race(part, options, names, { rounds, flights }) {
   /** @type {import('../watch.mjs').Took[][]} */
-  const took = peers.map(() => [])
-  for (let round = -1; round < rounds; round++) {
-    for (let turn = 0; turn < peers.length; turn++) {
-      const n = (turn + round + 1) % peers.length
-      const peer = peers[n]
-      const { get, close } = await peer.open()
-      const order = shuffled(keys).slice(0, Math.ceil(keys.length / (peer.share ?? 1)))
-      globalThis.gc?.()
-      const stop = watch()
-      await readAll(order, flights, get, peer.isRight ?? isRight)
-      const { wall, cpu } = stop()
-      if (round >= 0) took[n].push({ wall: wall / order.length, cpu: cpu / order.length })
-      await close?.()
+  const took = names.map(() => [])
+  const processes = names.map((_, n) => startProcess('./peer.mjs', [part, String(n), JSON.stringify(options)]))
+  for (let round = -WARM_UP; round < rounds; round++) {
+    for (let turn = 0; turn < names.length; turn++) {
+      const n = (turn + round + WARM_UP) % names.length
+      processes[n].say({ flights })
+      const one = await processes[n].hear()
+      if (round >= 0) took[n].push(one)
     }
   }
-  return peers.map(({ name }, n) => ({
+  for (const one of processes) await one.stop()
+  return names.map((name, n) => ({
     name,
     wall: median(took[n].map(one => one.wall)),
     cpu: median(took[n].map(one => one.cpu)),
