@@ -36,15 +36,10 @@ export async function workersKV({ rounds }) {
       }
     },
     {
+      // All at once some of its connections are reset.
       name: 'SDK values.get(), 64 at a time',
       async run(order) {
         await readAll(order, 64, async key => (await values.get(key, ours)).json(), isRight)
-      }
-    },
-    {
-      name: 'SDK values.get(), all at once',
-      async run(order) {
-        await readAll(order, KEYS, async key => (await values.get(key, ours)).json(), isRight)
       }
     }
   ]
