@@ -20,7 +20,7 @@ use crate::load::breaker::Outcome;
 use crate::load::flights::{Flight, KeyLock, Phase, Token};
 use crate::memory::hash_key;
 use crate::stats::counters::RouteEvent;
-use crate::tier::TierFigures;
+use crate::stats::tiers::TierFigures;
 
 /// What is kept for a thread that is to come.
 const MOST_UNHEARD: usize = 64;

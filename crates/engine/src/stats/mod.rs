@@ -8,6 +8,7 @@ pub mod latency;
 pub mod prometheus;
 pub mod routes;
 mod stripe;
+pub mod tiers;
 
 pub use counters::{Counters, Event, RouteEvent, RouteTotals, Totals};
 pub use latency::{Latencies, LatencyTotals, Op, Summary};

@@ -11,7 +11,7 @@ use super::counters::{RouteTotals, Totals};
 use super::latency::{LatencyTotals, Op};
 use crate::invalidation::target::TargetKind;
 use crate::load::breaker::State;
-use crate::tier::{Rest, TierFigures};
+use crate::stats::tiers::{Rest, TierFigures};
 
 /// What the text says, whole.
 #[derive(Debug, Clone, Default, PartialEq)]
