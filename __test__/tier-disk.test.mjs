@@ -13,7 +13,7 @@ const ROUNDS = 160
 
 /** @param {any} scope @param {string} path */
 const start = ({ state, KvCache, disk }, path) => {
-  state.cache = new KvCache({ tiers: [disk({ path })] })
+  state.cache = new KvCache({ tiers: [disk({ path, timeout: '20s' })] })
 }
 
 /**
@@ -144,7 +144,7 @@ test('processes give distinct versions, and see each other’s publications', as
 test('a path that holds something else is refused and left as it is', () => {
   const path = folder()
   writeFileSync(join(path, 'letter.txt'), 'dear')
-  throws(() => new KvCache({ tiers: [disk({ path })] }), 'INVALID_OPTION', 'disk', path)
+  throws(() => new KvCache({ tiers: [disk({ path, timeout: '20s' })] }), 'INVALID_OPTION', 'disk', path)
   assert.deepEqual(readdirSync(path), ['letter.txt'])
   const file = join(path, 'letter.txt')
   throws(() => new KvCache({ tiers: [disk({ path: file })] }), 'INVALID_OPTION', 'disk', file)
@@ -173,7 +173,7 @@ test('its files are the owner’s alone', async t => {
 test('a damaged store is set aside and told of, and a fresh one is begun', async t => {
   const parent = folder()
   const path = join(parent, 'store')
-  const before = new KvCache({ tiers: [disk({ path })] })
+  const before = new KvCache({ tiers: [disk({ path, timeout: '20s' })] })
   await before.put('k', 1)
   await before.close()
   const data = readdirSync(path).find(name => name.endsWith('.mdb') && !name.includes('lock'))

@@ -23,7 +23,7 @@ function restarting(t, options) {
   t.after(() => cache?.close().catch(() => {}))
   return async () => {
     await cache?.close()
-    cache = new KvCache({ ...options, tiers: [disk({ path })] })
+    cache = new KvCache({ ...options, tiers: [disk({ path, timeout: '20s' })] })
     return cache
   }
 }
@@ -31,6 +31,7 @@ function restarting(t, options) {
 test('every way of reading finds what lies in a tier after a restart, with all that belongs to it', async t => {
   const restart = restarting(t)
   const before = await restart()
+  await before.put('p', 'a parent')
   await before.put('text', 'hello', { metadata: { n: 1 }, tags: ['t'], dependsOn: ['p'], maxAge: 60 })
   await before.put('object', { a: [1, null] })
   await before.put('bytes', Uint8Array.of(0, 255))
@@ -249,8 +250,8 @@ test('stats().tiers and list({ tier }) tell of each tier', async t => {
 
 test('flush() has everything landed, and close() as well', async t => {
   const path = folder()
-  const cache = open(t, { tiers: [disk({ path })] })
-  const beside = open(t, { tiers: [disk({ path })] })
+  const cache = open(t, { tiers: [disk({ path, timeout: '20s' })] })
+  const beside = open(t, { tiers: [disk({ path, timeout: '20s' })] })
   await Promise.all(Array.from({ length: 500 }, (_, i) => cache.get(`k${i}`, () => i)))
   await cache.flush()
   assert.equal(cache.stats().tiers.disk.pending, 0)
@@ -268,10 +269,10 @@ test('a farther tier refills the nearer one', async t => {
   await writer.put('k', { n: 1 }, { metadata: 'm', tags: ['t'] })
   await writer.flush()
   const path = folder()
-  const cache = new KvCache({ tiers: [disk({ path }), far] })
+  const cache = new KvCache({ tiers: [disk({ path, timeout: '20s' }), far] })
   assert.deepEqual(await cache.get('k', never), { n: 1 })
   await cache.close()
-  const alone = open(t, { tiers: [disk({ path })] })
+  const alone = open(t, { tiers: [disk({ path, timeout: '20s' })] })
   const { value, metadata, tags } = await alone.getWithMetadata('k', never)
   assert.deepEqual({ value, metadata, tags }, { value: { n: 1 }, metadata: 'm', tags: ['t'] })
 })
@@ -283,7 +284,7 @@ test('threads that open one name share its tiers', async t => {
   const name = freshName()
   const [one, other] = [thread(t), thread(t)]
   const start = (/** @type {any} */ { state, KvCache, disk }, /** @type {any} */ { name, path }) => {
-    state.cache = new KvCache({ name, tiers: [disk({ path })] })
+    state.cache = new KvCache({ name, tiers: [disk({ path, timeout: '20s' })] })
   }
   await one.run(start, { name, path })
   await other.run(start, { name, path })
@@ -293,7 +294,7 @@ test('threads that open one name share its tiers', async t => {
   await other.run(({ state }) => state.cache.put('l', 2))
   assert.equal(await other.run(({ state }) => state.cache.get('k')), 1)
   await other.run(({ state }) => state.cache.close())
-  const cache = open(t, { tiers: [disk({ path })] })
+  const cache = open(t, { tiers: [disk({ path, timeout: '20s' })] })
   assert.deepEqual([...await cache.getMany(['k', 'l'])], [['k', 1], ['l', 2]])
 })
 
@@ -302,7 +303,7 @@ test('one load is begun for threads that look behind memory together', async t =
   const name = freshName()
   const threads = [thread(t), thread(t), thread(t)]
   const loads = await Promise.all(threads.map(one => one.run(async ({ state, KvCache, disk, counted }, { name, path }) => {
-    state.cache = new KvCache({ name, tiers: [disk({ path })] })
+    state.cache = new KvCache({ name, tiers: [disk({ path, timeout: '20s' })] })
     const fetcher = counted(() => new Promise(resolve => setTimeout(resolve, 10, 'value')))
     for (let i = 0; i < 20; i++) if (await state.cache.get(`k${i}`, fetcher) !== 'value') throw new Error('another value')
     return fetcher.count

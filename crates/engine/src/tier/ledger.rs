@@ -86,6 +86,11 @@ impl Ledger {
         Self { epoch, ..Self::default() }
     }
 
+    /// The log whose numbers are compared.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Compares the numbers of another log from now on, and forgets what it knew; of the same log it goes on.
     pub fn turn_to(&mut self, epoch: u64) {
         if epoch != self.epoch {

@@ -7,7 +7,7 @@
 //! Bounded: beyond [`MOST`] operations or [`MOST_BYTES`] the oldest records are given up, and what the tier may have under their keys is deleted
 //! instead where a user wrote them; where even deletes are too many, one fact takes the place of all: everything is invalidated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{Answer, Fact, Guarded, Key, Put, PutOf, Record, Rest, Tier, TierError, TierErrorKind, ledger};
 use crate::clock::FOREVER;
 use crate::entry::Entry;
+use crate::invalidation::links;
 use crate::invalidation::target::Target;
 
 /// Operations that wait at most, and the bytes of their records.
@@ -298,6 +299,7 @@ impl Outbox {
         let state = self.state.lock();
         let mut batch: Vec<(u64, Op, Option<Key>)> = Vec::new();
         let mut bytes = 0;
+        let (mut keys, mut parents) = (HashSet::new(), HashSet::new());
         for (number, pending) in &state.queue {
             bytes += pending.bytes;
             let fits = batch.len() < AT_ONCE && bytes <= BYTES_AT_ONCE;
@@ -306,6 +308,18 @@ impl Outbox {
             };
             if batch.first().is_some_and(|(_, first, _)| !fits || !same(first)) {
                 break;
+            }
+            if let (Op::Put { entry, .. }, Some(key)) = (&pending.op, &pending.key) {
+                // A tier may number the records of one call in any order, and whether a child is older than its parent is seen by the numbers.
+                let own: Vec<Key> = links::names(entry.links())
+                    .filter(|(role, _)| !role.is_tag())
+                    .map(|(_, name)| name.into())
+                    .collect();
+                if parents.contains(key) || own.iter().any(|parent| keys.contains(parent)) {
+                    break;
+                }
+                keys.insert(Arc::clone(key));
+                parents.extend(own);
             }
             batch.push((*number, pending.op.clone(), pending.key.clone()));
         }
