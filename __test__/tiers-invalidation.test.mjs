@@ -45,7 +45,7 @@ const WAYS = {
 const BY_PARENT = {
   'invalidation of a parent': cache => cache.invalidate('parent'),
   'delete of a parent': cache => cache.delete('parent'),
-  'put of a parent': cache => cache.put('parent', 2)
+  'put of a parent': cache => cache.put('parent', 2).then(() => cache.flush())
 }
 
 /** @param {KvCache} cache */

@@ -216,9 +216,15 @@ impl Outbox {
         }
     }
 
-    /// Whether a record is covered by a fact that has not arrived.
+    /// Whether a record is covered by a fact that has not arrived, or made from what was written or deleted meanwhile.
     pub fn cuts(&self, record: &Record) -> bool {
-        self.state.lock().facts.values().any(|target| ledger::covers(target, record))
+        let state = self.state.lock();
+        let has_changed = |parent: &[u8]| {
+            let pending = state.by_key.get(parent).and_then(|number| state.queue.get(number));
+            pending.is_some_and(|pending| matches!(pending.op, Op::Put { load: None, .. } | Op::Delete))
+        };
+        state.facts.values().any(|target| ledger::covers(target, record))
+            || links::names(&record.links).any(|(role, name)| !role.is_tag() && has_changed(name))
     }
 
     /// What an earlier process owed the tier has been taken up: its notes go when all has arrived.
