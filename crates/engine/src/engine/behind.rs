@@ -253,7 +253,7 @@ impl Engine {
     pub fn apply(&self, target: &Target, text: &str, soft: bool) {
         match target {
             Target::Key(key) if soft => _ = self.outdate(key),
-            Target::Key(key) => _ = self.forget_value(key),
+            Target::Key(key) => _ = self.forget_value(key, true),
             _ => _ = self.invalidate_here(&Invalidation { target, text, soft }, true),
         }
     }

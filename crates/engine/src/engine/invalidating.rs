@@ -55,10 +55,13 @@ impl Engine {
         let Invalidation { target, soft, .. } = *invalidation;
         self.figures.counters.count(Counted::invalidation(target.kind()));
         if let Target::Key(key) = target {
-            let (swept, number) = if soft { self.outdate(key) } else { self.forget_value(key) };
-            if let Some(behind) = self.behind() {
-                if soft { behind.invalidated(target, true, number) } else { behind.gone(key, number) }
-            }
+            let swept = if soft {
+                let (swept, number) = self.outdate(key);
+                self.behind().inspect(|behind| behind.invalidated(target, true, number));
+                swept
+            } else {
+                self.forget_value(key, false)
+            };
             self.figures.counters.count_n(Counted::Swept, u64::from(swept));
             if self.tells_invalidations() {
                 let text = invalidation.text.into();
@@ -100,12 +103,12 @@ impl Engine {
         }
     }
 
-    /// Takes a key's value away. Whether there was one, and the number of that.
-    pub(super) fn forget_value(&self, key: &[u8]) -> (bool, u64) {
+    /// Takes a key's value away. Whether there was one. `remote`: by another process, which has told the tiers.
+    pub(super) fn forget_value(&self, key: &[u8], remote: bool) -> bool {
         let now = self.clock.now_millis();
         let hash = hash_key(key);
         let mut notices = Vec::new();
-        let (removed, number) = {
+        let removed = {
             let mut lock = self.flights.lock(key);
             let number = self.facts.next();
             let was_loading = lock.attached().is_some();
@@ -116,11 +119,14 @@ impl Engine {
             }
             let removed = held.is_some_and(|entry| self.facts.judge_entry(&entry).hard == 0);
             self.key_gone(&mut lock, key, None);
-            (removed, number)
+            if let Some(behind) = self.behind().filter(|_| !remote) {
+                behind.gone(key, number);
+            }
+            removed
         };
         self.cooldowns.lock().recovered(key);
         self.tell(notices);
-        (removed, number)
+        removed
     }
 
     /// Ends the freshness of a key's value. Whether there was one, and the number of that.
@@ -293,7 +299,9 @@ impl Engine {
         if change.is_parent {
             self.stamps.shared_changed(&[self.stamps.slot(hash)]);
             self.sweep_at(self.sweeper.want_later(self.clock.now_millis()));
-        } else {
+        }
+        // Where there are tiers, somebody may have found the key itself there and not have kept it yet.
+        if !change.is_parent || self.behind().is_some() {
             lock.recent().changed(hash, Mark::new(change.number, soft));
         }
         self.stamps.key_changed(hash);

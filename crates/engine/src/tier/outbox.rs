@@ -167,6 +167,12 @@ impl State {
         lost
     }
 
+    /// Whether a user's write or deletion of that key is on its way.
+    fn changes(&self, key: &[u8]) -> bool {
+        let pending = self.by_key.get(key).and_then(|number| self.queue.get(number));
+        pending.is_some_and(|pending| !matches!(pending.op, Op::Put { load: Some(_), .. }))
+    }
+
     fn settle_receipts(&mut self) {
         let first = self.queue.keys().next().copied().unwrap_or(u64::MAX);
         for receipt in self.receipts.extract_if(.., |receipt| receipt.up_to < first) {
@@ -210,21 +216,31 @@ impl Outbox {
         let state = self.state.lock();
         let pending = state.queue.get(state.by_key.get(key)?)?;
         match &pending.op {
+            // What had cut it by its tags and parents may have been swept away: it is not in memory any more. The tier knows.
+            Op::Put { entry, load: Some(_) } if !entry.links().is_empty() => None,
             Op::Put { entry, .. } => Some(Known::Entry(entry.clone())),
             Op::Delete => Some(Known::Gone),
             Op::Mark(_) => None,
         }
     }
 
-    /// Whether a record is covered by a fact that has not arrived, or made from what was written or deleted meanwhile.
+    /// Whether a record is covered by a fact that has not arrived, or depends on a key whose deletion or new value has not.
     pub fn cuts(&self, record: &Record) -> bool {
         let state = self.state.lock();
-        let has_changed = |parent: &[u8]| {
-            let pending = state.by_key.get(parent).and_then(|number| state.queue.get(number));
-            pending.is_some_and(|pending| matches!(pending.op, Op::Put { load: None, .. } | Op::Delete))
-        };
         state.facts.values().any(|target| ledger::covers(target, record))
-            || links::names(&record.links).any(|(role, name)| !role.is_tag() && has_changed(name))
+            || (!state.by_key.is_empty()
+                && links::names(&record.links).any(|(role, name)| !role.is_tag() && state.changes(name)))
+    }
+
+    /// Lets go of what a load has brought of a key that another process has changed since.
+    pub fn forget_load(&self, key: &[u8]) {
+        let mut state = self.state.lock();
+        if let Some(number) = state.by_key.get(key).copied()
+            && let Some(Pending { op: Op::Put { load: Some(_), .. }, .. }) = state.queue.get(&number)
+        {
+            state.take_out(number);
+            state.settle_receipts();
+        }
     }
 
     /// What an earlier process owed the tier has been taken up: its notes go when all has arrived.

@@ -775,9 +775,16 @@ impl Watcher for Slot {
             if *own {
                 continue;
             }
+            let changed = match &fact.target {
+                Target::Key(key) if !fact.soft => Some(key),
+                _ => None,
+            };
+            // Before, so that nobody takes it from there, and after, for a load that has just ended.
+            changed.inspect(|key| self.outbox.forget_load(key));
             if let Some(engine) = &engine {
                 engine.apply(&fact.target, &label(&fact.target), fact.soft);
             }
+            changed.inspect(|key| self.outbox.forget_load(key));
             for nearer in &shared.slots[..self.index] {
                 match &fact.target {
                     Target::Key(key) if !fact.soft => nearer.push(Op::Delete, Some((&**key).into())),
@@ -795,6 +802,11 @@ impl Watcher for Slot {
         let outdates = self.known.swap(true, Ordering::SeqCst) | self.early.swap(false, Ordering::SeqCst);
         if outdates && let Some(engine) = shared.engine.upgrade() {
             engine.apply(&Target::All, &label(&Target::All), false);
+            let everything =
+                Fact { target: Target::All, soft: false, seq: 0, epoch: 0, at: unix_now(), until: FOREVER };
+            for nearer in &shared.slots[..self.index] {
+                nearer.push(Op::Mark(everything.clone()), None);
+            }
         }
         if let Some(slot) = shared.slots.get(self.index) {
             *self.ledger.lock() = Ledger::new(self.position().0);
