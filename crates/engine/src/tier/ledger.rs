@@ -98,11 +98,6 @@ impl Ledger {
         }
     }
 
-    /// The log whose numbers are compared.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     /// Takes a fact in.
     pub fn note(&mut self, fact: &Fact) {
         if fact.epoch == self.epoch {
