@@ -1,7 +1,7 @@
 //! What the engines have to say to one JavaScript thread, and the bell that makes it look.
 //!
-//! Many events, one ring: the bell is rung when the mailbox was empty, and not at all during a call of its own place, which
-//! sees in the header after the call that something waits. The bell does not keep the process alive.
+//! Many events, one ring: the bell is rung when the mailbox was empty; during a call of its own place at the end of that, though most
+//! callers see in the header that something waits, and look. The bell does not keep the process alive.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,13 +29,15 @@ thread_local! {
 pub struct Mailbox {
     events: Mutex<VecDeque<(u32, Event)>>,
     pending: AtomicBool,
+    /// The bell has been rung for what waits.
+    rung: AtomicBool,
     bell: Bell,
 }
 
 impl Mailbox {
     /// An empty mailbox.
     pub fn new(bell: Bell) -> Self {
-        Self { events: Mutex::default(), pending: AtomicBool::new(false), bell }
+        Self { events: Mutex::default(), pending: AtomicBool::new(false), rung: AtomicBool::new(false), bell }
     }
 
     /// A call of the place whose mailbox this is begins: what comes until the guard is dropped is seen when the call ends.
@@ -52,7 +54,16 @@ impl Mailbox {
     pub fn drain(&self) -> VecDeque<(u32, Event)> {
         let mut events = self.events.lock();
         self.pending.store(false, Ordering::SeqCst);
+        self.rung.store(false, Ordering::SeqCst);
         std::mem::take(&mut *events)
+    }
+
+    /// A call has ended in which something came. Most callers look for it at once; for the others the bell is rung, so that nothing waits
+    /// for ever.
+    fn ring_if_pending(&self) {
+        if self.pending() && !self.rung.swap(true, Ordering::SeqCst) {
+            self.bell.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
     }
 
     fn post(&self, cache: u32, event: Event) {
@@ -78,7 +89,12 @@ pub struct Serving(*const Mailbox);
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        SERVED.set(self.0);
+        let served = SERVED.replace(self.0);
+        // SAFETY: it is that of the call that ends, which the place has held all the while; null only if another guard has been
+        // dropped out of order.
+        if let Some(mailbox) = unsafe { served.as_ref() } {
+            mailbox.ring_if_pending();
+        }
     }
 }
 

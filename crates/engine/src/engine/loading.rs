@@ -43,6 +43,10 @@ impl Made {
 impl Engine {
     /// Decides what a caller that wants a key loaded is to do.
     pub fn begin(&self, key: &[u8], begin: &Begin) -> Begun {
+        if let Some(behind) = self.behind() {
+            // Nobody is to join what another process has cut.
+            behind.catch_up(self);
+        }
         let began = self.clock.now_nanos();
         let now = began / 1_000_000;
         let mut notices = Vec::new();

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use heed::Env;
+use heed::{Env, WithoutTls};
 use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
@@ -174,7 +174,7 @@ pub(super) fn restore(
     Ok(alone(&mut put_back)?.unwrap_or(Found::Good))
 }
 
-/// A reader that stays, on a thread of its own: LMDB has one a thread.
+/// A reader that stays, on a thread of its own, which waits for its end.
 #[derive(Debug)]
 struct Pin {
     /// The transaction whose pages are kept.
@@ -193,7 +193,7 @@ impl Drop for Pin {
 }
 
 impl Pin {
-    fn new(env: &Env) -> io::Result<Self> {
+    fn new(env: &Env<WithoutTls>) -> io::Result<Self> {
         let (until, released) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let env = env.clone();
@@ -242,7 +242,7 @@ impl Checkpoints {
     }
 
     /// Takes one. Where another takes one, it waits for that at most so long.
-    pub fn take(&self, env: &Env, head: &Head, patience: Duration) -> io::Result<()> {
+    pub fn take(&self, env: &Env<WithoutTls>, head: &Head, patience: Duration) -> io::Result<()> {
         let _one = Held::wait(&self.path.join("checkpoint.lock"), true, Instant::now() + patience)?;
         let mut kept = self.pin.lock();
         let mut file = File::open(self.path.join(DATA))?;
@@ -301,7 +301,7 @@ impl Checkpoints {
 
     /// The end: within a transaction that changes nothing, so that nobody writes who still counts on us. Another may keep that
     /// waiting, so it is left to a thread.
-    pub fn end(self, env: Env) {
+    pub fn end(self, env: Env<WithoutTls>) {
         let Self { path, token, alive, pin, .. } = self;
         let end = move || {
             let alone = env.write_txn();

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError};
+use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 use parking_lot::Mutex;
 
 use super::checkpoint::{self, Checkpoints};
@@ -143,7 +143,7 @@ fn about_path(path: &Path, error: TierError) -> TierError {
 }
 
 /// Writes the numbers of the store down.
-fn begin_log(env: &Env, dbs: &Dbs, state: &State) -> heed::Result<()> {
+fn begin_log(env: &Env<WithoutTls>, dbs: &Dbs, state: &State) -> heed::Result<()> {
     let mut txn = env.write_txn()?;
     dbs.log.clear(&mut txn)?;
     dbs.state.put(&mut txn, STATE, &state.encode())?;
@@ -223,7 +223,7 @@ impl Trouble {
 }
 
 /// Opens the environment, and makes its databases where they are missing.
-fn open_env(path: &Path, max_size: u64, checkpoints: bool) -> Result<(Env, Dbs, State), Trouble> {
+fn open_env(path: &Path, max_size: u64, checkpoints: bool) -> Result<(Env<WithoutTls>, Dbs, State), Trouble> {
     let map_size = max_size.saturating_mul(4).max(LEAST_MAP).next_power_of_two().min(1 << 46);
     let about = |error: heed::Error| match error {
         heed::Error::Io(error) => Trouble::Other(failed(path, "open the store", &error)),
@@ -239,7 +239,7 @@ fn open_env(path: &Path, max_size: u64, checkpoints: bool) -> Result<(Env, Dbs, 
             }
         }
     };
-    let mut options = EnvOpenOptions::new();
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_size as usize).max_dbs(7).max_readers(READERS);
     let sync = if checkpoints { EnvFlags::NO_SYNC } else { EnvFlags::NO_META_SYNC };
     // SAFETY: with the first a commit returns before it is on disk: what the file is after a power cut is mended by the checkpoint. With
@@ -278,7 +278,7 @@ fn open_env(path: &Path, max_size: u64, checkpoints: bool) -> Result<(Env, Dbs, 
 
 /// Whether the file is as long as its pages. One that is shorter is lengthened: reading beyond its end would be the end of the
 /// process, while a page of zeros is an error.
-fn check_length(env: &Env) -> heed::Result<()> {
+fn check_length(env: &Env<WithoutTls>) -> heed::Result<()> {
     let (info, page) = (env.info(), u64::from(env.unnamed_database_stat().page_size));
     let needed = (info.last_page_number as u64 + 1) * page;
     let file = env.try_clone_inner_file()?;

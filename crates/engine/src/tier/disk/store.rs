@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use heed::types::Bytes;
-use heed::{Database, Env, MdbError, RoTxn, WithTls};
+use heed::{Database, Env, MdbError, RoTxn, WithoutTls};
 use parking_lot::Mutex;
 
 use super::checkpoint::Checkpoints;
@@ -60,7 +60,7 @@ impl Dbs {
 
 /// See the module. Shared by all tiers of this process that open the path.
 pub(super) struct Store {
-    pub env: Env,
+    pub env: Env<WithoutTls>,
     pub dbs: Dbs,
     pub head: Arc<Head>,
     /// None where a commit waits for the disk.
@@ -150,7 +150,7 @@ impl Store {
         Ok(())
     }
 
-    pub fn read(&self) -> Result<RoTxn<'_, WithTls>, TierError> {
+    pub fn read(&self) -> Result<RoTxn<'_, WithoutTls>, TierError> {
         self.check()?;
         self.env.read_txn().map_err(|e| self.error(e))
     }
