@@ -65,7 +65,9 @@ struct Receipt {
 #[derive(Default)]
 struct State {
     queue: BTreeMap<u64, Pending>,
+    /// The newest operation of each key, and the newest that is not what a load has brought.
     by_key: HashMap<Key, u64>,
+    written: HashMap<Key, u64>,
     /// Facts among them.
     facts: BTreeMap<u64, Target>,
     last: u64,
@@ -108,17 +110,33 @@ impl State {
             Op::Put { entry, .. } => entry.allocated(),
             _ => 0,
         };
-        if let Some(key) = &key
-            && let Some(before) = self.by_key.insert(Arc::clone(key), self.last)
-            && let Some(before) = self.queue.remove(&before)
-        {
-            self.bytes -= before.bytes;
+        if let Some(key) = &key {
+            let tells = !matches!(op, Op::Put { load: Some(_), .. });
+            let before = self.by_key.insert(Arc::clone(key), self.last);
+            // What a load has brought takes the place of what another has, and of nothing that others are to be told of.
+            let before = before.filter(|before| tells || self.written.get(key) != Some(before));
+            if let Some(before) = before {
+                self.supersede(before);
+            }
+            if tells && let Some(before) = self.written.insert(Arc::clone(key), self.last) {
+                self.supersede(before);
+            }
         }
         if let Op::Mark(fact) = &op {
             self.facts.insert(self.last, fact.target.clone());
         }
         self.bytes += bytes;
         self.queue.insert(self.last, Pending { op, key, bytes });
+    }
+
+    /// The newest operation, of the same key, takes the place of that one: who waits for the one waits for the other.
+    fn supersede(&mut self, number: u64) {
+        if let Some(pending) = self.queue.remove(&number) {
+            self.bytes -= pending.bytes;
+            for receipt in self.receipts.iter_mut().filter(|receipt| receipt.up_to >= number) {
+                receipt.up_to = self.last;
+            }
+        }
     }
 
     fn take_out(&mut self, number: u64) -> Option<Pending> {
@@ -129,6 +147,11 @@ impl State {
             && self.by_key.get(key) == Some(&number)
         {
             self.by_key.remove(key);
+        }
+        if let Some(key) = &pending.key
+            && self.written.get(key) == Some(&number)
+        {
+            self.written.remove(key);
         }
         Some(pending)
     }
@@ -160,6 +183,7 @@ impl State {
             let at = super::unix_now();
             self.queue.clear();
             self.by_key.clear();
+            self.written.clear();
             self.facts.clear();
             self.bytes = 0;
             self.push(Op::Mark(Fact { target: Target::All, soft: false, seq: 0, epoch: 0, at, until: FOREVER }), None);
@@ -169,8 +193,7 @@ impl State {
 
     /// Whether a user's write or deletion of that key is on its way.
     fn changes(&self, key: &[u8]) -> bool {
-        let pending = self.by_key.get(key).and_then(|number| self.queue.get(number));
-        pending.is_some_and(|pending| !matches!(pending.op, Op::Put { load: Some(_), .. }))
+        self.written.contains_key(key)
     }
 
     fn settle_receipts(&mut self) {
