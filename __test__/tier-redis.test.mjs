@@ -198,9 +198,8 @@ test('a delete that Redis did not get is told, holds here, and arrives later', a
   assert.equal(await there.get('k'), 1)
   server.pause()
   t.after(server.resume)
-  for (const call of [here.delete('k'), here.invalidate('k'), here.invalidate('a*'), here.versioned('v').publish('x', 1)]) {
-    await rejects(call, 'TIER', 'redis')
-  }
+  const calls = [here.delete('k'), here.invalidate('k'), here.invalidate('a*'), here.versioned('v').publish('x', 1)]
+  await Promise.all(calls.map(call => rejects(call, 'TIER', 'redis')))
   await here.put('p', 1)
   assert.equal(await here.get('k'), undefined)
   await until(() => here.stats().tiers.redis.breaker !== 'closed', 'it rests')

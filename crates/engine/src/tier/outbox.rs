@@ -323,7 +323,9 @@ impl Outbox {
                 continue;
             }
             if let Err(error) = self.send(tier, post, batch).await {
-                self.in_debt.store(true, Ordering::SeqCst);
+                if !self.in_debt.swap(true, Ordering::SeqCst) {
+                    post.failed(&error, None);
+                }
                 self.tell_trouble(post, &error).await;
                 tokio::time::sleep(LOOK).await;
                 while tier.rest() == Rest::Open && !self.ended.load(Ordering::SeqCst) {
