@@ -270,7 +270,7 @@ mod tests {
             ("url", settings(&["redis://localhost", "redis://localhost:1"])),
             ("url", Settings { cluster: true, ..settings(&["redis://:s3cret@localhost/3"]) }),
             ("url", Settings { cluster: true, ..settings(&["redis://localhost", "rediss://localhost:1"]) }),
-            ("cluster", Settings { cluster: true, sentinel: Some("m".into()), ..base.clone() }),
+            ("sentinel", Settings { cluster: true, sentinel: Some("m".into()), ..base.clone() }),
             ("sentinel", Settings { sentinel: Some(String::new()), ..base.clone() }),
             ("tls.ca", Settings { tls_ca: Some("/nowhere/s".into()), ..base.clone() }),
             ("tls.ca", Settings { tls_ca: Some("/nowhere/s".into()), ..settings(&["rediss://localhost"]) }),
