@@ -67,7 +67,7 @@ const PROGRAMS = {
       assert.equal(required.KvCache, imported.KvCache)
       assert.equal(required.KvCacheError, imported.KvCacheError)
       assert.equal(required.key, imported.key)
-      assert.deepEqual(Object.keys(required).sort(), ['KvCache', 'KvCacheError', 'key'])
+      assert.deepEqual(Object.keys(required).sort(), ['KvCache', 'KvCacheError', 'cloudflareKV', 'disk', 'key', 'redis'])
     })`,
   'webhook.cjs': `
     const assert = require('node:assert/strict')
