@@ -28,7 +28,7 @@ import { types } from './test/types.mjs'
  */
 const PARTS = { rust, fuzz, node, types, lint, pack }
 /** Programs that some test needs, named as Debian names their packages. @type {string[]} */
-const NEEDS = ['redis-server']
+const NEEDS = ['redis-server', 'openssl']
 
 const { values } = parseArgs({
   options: {
