@@ -119,23 +119,25 @@ fn settle_with(local: &Local, cache: u32, token: f64, loaded: &Loaded<'_>) {
     }
 }
 
-/// Reports the value that a flight brought, with the ages and the route of the header. Status `Done`, `Unstored`, `Gone` or
-/// `TooLarge`.
-#[napi(catch_unwind)]
-pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
+/// Reports a value, with the ages and the route of the header, to be stored or not.
+fn settle_value(
+    (env, cache, token, kind): (Env, u32, f64, u8),
+    (data, metadata, links): (Raw, Raw, Raw),
+    stored: bool,
+) -> Result<()> {
     with_local(cache, |local| match Kind::from_u8(kind) {
         Some(kind)
             if read_data(local, env.raw(), kind, data, metadata) && read_links(local, env.raw(), links).is_some() =>
         {
-            settle_with(local, cache, token, &Loaded::Value(value_in(local, kind)));
+            let value = value_in(local, kind);
+            settle_with(local, cache, token, &if stored { Loaded::Value(value) } else { Loaded::Passing(value) });
         }
         _ => local.header.status(Status::InvalidData),
     })
 }
 
-/// Reports that the copy in hand is still good; its metadata stays where `metadata` is '', its tags and parents where `links` is.
-#[napi(catch_unwind)]
-pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw, links: Raw) -> Result<()> {
+/// Reports that the copy in hand is still good, to be stored with the ages of the header or not.
+fn settle_copy((env, cache, token): (Env, u32, f64), (metadata, links): (Raw, Raw), stored: bool) -> Result<()> {
     with_local(cache, |local| {
         local.scratch_metadata.clear();
         if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
@@ -145,8 +147,26 @@ pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw, links:
         let Some(given) = read_links(local, env.raw(), links) else { return };
         let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
         let links = given.then_some(&local.scratch_links[..]);
-        settle_with(local, cache, token, &Loaded::NotModified { ages: local.header.ages(), metadata, links });
+        let loaded = if stored {
+            Loaded::NotModified { ages: local.header.ages(), metadata, links }
+        } else {
+            Loaded::PassingCopy { metadata, links }
+        };
+        settle_with(local, cache, token, &loaded);
     })
+}
+
+/// Reports the value that a flight brought, with the ages and the route of the header. Status `Done`, `Unstored`, `Gone` or
+/// `TooLarge`.
+#[napi(catch_unwind)]
+pub fn settle(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
+    settle_value((env, cache, token, kind), (data, metadata, links), true)
+}
+
+/// Reports that the copy in hand is still good; its metadata stays where `metadata` is '', its tags and parents where `links` is.
+#[napi(catch_unwind)]
+pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw, links: Raw) -> Result<()> {
+    settle_copy((env, cache, token), (metadata, links), true)
 }
 
 /// Reports that a flight ended well and brought nothing to be stored.
@@ -158,30 +178,13 @@ pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
 /// As `settle`, of a value for those who wait, which is not to be stored.
 #[napi(catch_unwind)]
 pub fn settle_passing(env: Env, cache: u32, token: f64, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
-    with_local(cache, |local| match Kind::from_u8(kind) {
-        Some(kind)
-            if read_data(local, env.raw(), kind, data, metadata) && read_links(local, env.raw(), links).is_some() =>
-        {
-            settle_with(local, cache, token, &Loaded::Passing(value_in(local, kind)));
-        }
-        _ => local.header.status(Status::InvalidData),
-    })
+    settle_value((env, cache, token, kind), (data, metadata, links), false)
 }
 
 /// As `settleUnmodified`, of what is not to be stored.
 #[napi(catch_unwind)]
 pub fn settle_passing_copy(env: Env, cache: u32, token: f64, metadata: Raw, links: Raw) -> Result<()> {
-    with_local(cache, |local| {
-        local.scratch_metadata.clear();
-        if !append_text(env.raw(), metadata, &mut local.scratch_metadata) {
-            local.header.status(Status::InvalidData);
-            return;
-        }
-        let Some(given) = read_links(local, env.raw(), links) else { return };
-        let metadata = (!local.scratch_metadata.is_empty()).then_some(&local.scratch_metadata[..]);
-        let links = given.then_some(&local.scratch_links[..]);
-        settle_with(local, cache, token, &Loaded::PassingCopy { metadata, links });
-    })
+    settle_copy((env, cache, token), (metadata, links), false)
 }
 
 /// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort; `why` describes the error

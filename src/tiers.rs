@@ -79,14 +79,14 @@ pub fn layers(specs: &[TierIn]) -> std::result::Result<Made, TierTrouble> {
 
 fn layer(spec: &TierIn, timeout: Duration, runtime: &Runtime) -> std::result::Result<Arc<dyn Tier>, TierError> {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    match &*spec.kind {
+    Ok(match &*spec.kind {
         "disk" => {
             let settings = disk::Settings {
                 path: text(&spec.path).into(),
                 max_size: spec.max_size.map_or(disk::MAX_SIZE, |bytes| bytes as u64),
                 timeout,
             };
-            return Ok(Arc::new(DiskTier::open(&settings, runtime.handle())?));
+            Arc::new(DiskTier::open(&settings, runtime.handle())?)
         }
         "redis" => {
             let settings = redis::Settings {
@@ -98,18 +98,19 @@ fn layer(spec: &TierIn, timeout: Duration, runtime: &Runtime) -> std::result::Re
                 lock: spec.lock.unwrap_or_default(),
                 timeout,
             };
-            return Ok(Arc::new(RedisTier::new(&settings, runtime.handle())?));
+            Arc::new(RedisTier::new(&settings, runtime.handle())?)
         }
-        _ => {}
-    }
-    let settings = cloudflare::Settings {
-        account_id: text(&spec.account_id),
-        namespace_id: text(&spec.namespace_id),
-        api_token: text(&spec.api_token),
-        base_url: spec.base_url.clone(),
-        timeout,
-    };
-    Ok(Arc::new(CloudflareTier::new(&settings, runtime.handle())?))
+        _ => {
+            let settings = cloudflare::Settings {
+                account_id: text(&spec.account_id),
+                namespace_id: text(&spec.namespace_id),
+                api_token: text(&spec.api_token),
+                base_url: spec.base_url.clone(),
+                timeout,
+            };
+            Arc::new(CloudflareTier::new(&settings, runtime.handle())?)
+        }
+    })
 }
 
 /// Opens what was made behind an engine.
