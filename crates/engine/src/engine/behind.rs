@@ -13,11 +13,9 @@ use smallvec::SmallVec;
 use super::{BatchEnd, Engine, Event, Found, Invalidation, Landed, ThreadId};
 use crate::clock::{FOREVER, Millis};
 use crate::entry::{Entry, Freshness};
-use crate::invalidation::links;
-use crate::invalidation::markers::Mark;
 use crate::invalidation::target::Target;
 use crate::load::breaker::Outcome;
-use crate::load::flights::{Flight, KeyLock, Phase, Token};
+use crate::load::flights::{KeyLock, Phase, Token};
 use crate::memory::hash_key;
 use crate::stats::counters::RouteEvent;
 use crate::stats::tiers::TierFigures;
@@ -46,7 +44,7 @@ pub trait Behind: Send + Sync {
     fn positions(&self) -> Positions;
 
     /// Hears of what other processes did, where that can be known at once: before every look-up.
-    fn catch_up(&self, engine: &Engine);
+    fn catch_up(&self);
 
     /// Looks for keys. Each is answered by [`Engine::sought`].
     fn seek(&self, seeks: Vec<Seek>);
@@ -65,9 +63,6 @@ pub trait Behind: Send + Sync {
 
     /// A flight has ended.
     fn ended(&self, token: Token);
-
-    /// A thread is gone: nothing is to be told to it.
-    fn forget(&self, thread: ThreadId);
 
     /// What each tier has counted, the nearest first.
     fn figures(&self) -> Vec<(Arc<str>, TierFigures)>;
@@ -125,19 +120,16 @@ impl Engine {
         let mut dead_at = FOREVER;
         let mut over = None;
         if let Some(entry) = found.filter(|entry| entry.dead_at() > now) {
-            let links = entry.links().to_vec();
-            if links::has_parents(&links) {
-                self.register_parents(&links);
-            }
+            self.register_parents(entry.links());
             let mut lock = self.flights.lock(&flight.key);
-            let seq = {
+            let running = {
                 let state = flight.state.lock();
-                (state.phase == Phase::Running && self.flights.is_alive(token)).then_some(state.seq)
+                (state.phase == Phase::Running && self.flights.is_alive(token)).then_some((state.seq, state.outdated))
             };
             let attached = lock.attached().is_some_and(|f| f.token == token);
-            if let Some(seq) = seq
+            if let Some((seq, outdated)) = running
                 && attached
-                && let Some(entry) = self.admit(&mut lock, &flight, entry, seq)
+                && let Some(entry) = self.admit(&mut lock, entry, seq, flight.plan.route, outdated)
             {
                 dead_at = entry.dead_at();
                 let servable = self.judge(entry.clone(), now).is_some_and(|found| found.is_servable());
@@ -171,20 +163,14 @@ impl Engine {
         Some(flight.plan.thread)
     }
 
-    /// Stores what was found behind memory under the key's lock, unless something has cut it since `seq`.
-    fn admit(&self, lock: &mut KeyLock<'_>, flight: &Flight, entry: Entry, seq: u64) -> Option<Entry> {
-        let verdict = self.facts.judge(&flight.key, entry.links(), seq);
+    /// Keeps in memory, under the key's lock, what was found behind it, unless something has cut it since `seq`.
+    fn admit(&self, lock: &mut KeyLock<'_>, entry: Entry, seq: u64, route: u16, outdated: bool) -> Option<Entry> {
+        let verdict = self.facts.judge(entry.key(), entry.links(), seq);
         if verdict.mark.hard > 0 {
             return None;
         }
-        let outdated = verdict.mark.soft > 0 || flight.state.lock().outdated;
-        self.keep(lock, entry, seq.max(verdict.as_of), flight.plan.route, outdated)
-    }
-
-    /// Keeps in memory what was found behind it.
-    fn keep(&self, lock: &mut KeyLock<'_>, entry: Entry, seq: u64, route: u16, outdated: bool) -> Option<Entry> {
-        let mut entry = if outdated { entry.outdated() } else { entry };
-        entry.adopt(seq, self.next_version(), route);
+        let mut entry = if outdated || verdict.mark.soft > 0 { entry.outdated() } else { entry };
+        entry.adopt(seq.max(verdict.as_of), self.next_version(), route);
         let before = self.memory.peek(entry.key());
         let mark = before.as_ref().map(|before| self.facts.judge_entry(before)).unwrap_or_default();
         if self.memory.insert(entry.clone()) {
@@ -226,10 +212,7 @@ impl Engine {
         if entry.dead_at() <= now {
             return None;
         }
-        let links = entry.links().to_vec();
-        if links::has_parents(&links) {
-            self.register_parents(&links);
-        }
+        self.register_parents(entry.links());
         let mut lock = self.flights.lock(key);
         // Somebody loads it, or has written it meanwhile.
         if lock.attached().is_some()
@@ -238,11 +221,7 @@ impl Engine {
         {
             return None;
         }
-        let verdict = self.facts.judge(key, &links, seq);
-        if verdict.mark.hard > 0 {
-            return None;
-        }
-        let entry = self.keep(&mut lock, entry, seq.max(verdict.as_of), 0, verdict.mark.soft > 0)?;
+        let entry = self.admit(&mut lock, entry, seq, 0, false)?;
         drop(lock);
         self.expects_expiry(entry.dead_at());
         self.judge(entry, now).filter(Found::is_servable)
@@ -260,8 +239,7 @@ impl Engine {
 
     /// What this process knows of an entry of its own that waits to be written.
     pub fn is_valid(&self, entry: &Entry) -> bool {
-        let mark: Mark = self.facts.judge_entry(entry);
-        mark.hard == 0
+        self.facts.judge_entry(entry).hard == 0
     }
 
     /// The entry in the form that memory has it in by now: compressed, perhaps.

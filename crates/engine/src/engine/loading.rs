@@ -45,7 +45,7 @@ impl Engine {
     pub fn begin(&self, key: &[u8], begin: &Begin) -> Begun {
         if let Some(behind) = self.behind() {
             // Nobody is to join what another process has cut.
-            behind.catch_up(self);
+            behind.catch_up();
         }
         let began = self.clock.now_nanos();
         let now = began / 1_000_000;

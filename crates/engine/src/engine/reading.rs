@@ -11,7 +11,7 @@ impl Engine {
     /// that nothing will be loaded, and a miss is counted under `route`.
     pub fn lookup(&self, key: &[u8], give_up: Option<u16>) -> Option<Found> {
         if let Some(behind) = self.behind() {
-            behind.catch_up(self);
+            behind.catch_up();
         }
         let began = self.clock.now_nanos();
         let found = self.memory.get(key).and_then(|entry| self.judge(entry, began / 1_000_000));
@@ -36,7 +36,7 @@ impl Engine {
     /// The entry of a key, if it may be served at least when a load fails. Counts nothing.
     pub fn peek(&self, key: &[u8]) -> Option<Found> {
         if let Some(behind) = self.behind() {
-            behind.catch_up(self);
+            behind.catch_up();
         }
         self.peek_at(key, self.clock.now_millis())
     }

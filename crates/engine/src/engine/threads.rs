@@ -71,9 +71,6 @@ impl Engine {
         }
         self.landed.lock().retain(|(_, watcher), _| *watcher != thread);
         self.workshop.forget(thread);
-        if let Some(behind) = self.behind() {
-            behind.forget(thread);
-        }
         self.tell(Vec::new());
     }
 

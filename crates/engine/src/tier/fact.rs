@@ -21,6 +21,11 @@ pub struct Fact {
 }
 
 impl Fact {
+    /// One of this moment that no log has numbered yet.
+    pub(crate) fn unnumbered(target: Target, soft: bool, until: u64) -> Self {
+        Self { target, soft, seq: 0, epoch: 0, at: super::unix_now(), until }
+    }
+
     /// Whether it is newer than a record that its target covers. Numbers of one log are compared; across logs there are only
     /// the clocks, and a record of the same millisecond counts as older.
     pub fn cuts(&self, record: &Record) -> bool {

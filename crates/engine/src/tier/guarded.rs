@@ -120,6 +120,12 @@ impl Guarded {
         count.fetch_add(n as u64, Ordering::Relaxed);
     }
 
+    /// Counts what was written.
+    fn wrote(&self, answers: Vec<Result<(), TierError>>) -> Vec<Result<(), TierError>> {
+        Self::add(&self.writes, answers.iter().filter(|answer| answer.is_ok()).count());
+        answers
+    }
+
     fn late(&self) -> TierError {
         let message = format!("tier '{}' gave no answer within {} ms", self.tier.name(), self.timeout.as_millis());
         TierError::new(TierErrorKind::Timeout, message)
@@ -199,16 +205,14 @@ impl Tier for Guarded {
     fn put_many(&self, puts: Vec<Put>) -> Answer<'_, Vec<Result<(), TierError>>> {
         Box::pin(async move {
             let answers = self.each(puts.len(), || self.tier.put_many(puts)).await;
-            Self::add(&self.writes, answers.iter().filter(|answer| answer.is_ok()).count());
-            answers
+            self.wrote(answers)
         })
     }
 
     fn delete_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Result<(), TierError>>> {
         Box::pin(async move {
             let answers = self.each(keys.len(), || self.tier.delete_many(keys)).await;
-            Self::add(&self.writes, answers.iter().filter(|answer| answer.is_ok()).count());
-            answers
+            self.wrote(answers)
         })
     }
 

@@ -34,6 +34,7 @@ mod outbox;
 mod record;
 pub mod redis;
 mod runtime;
+mod slot;
 mod stack;
 
 use std::future::Future;

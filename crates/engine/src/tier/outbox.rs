@@ -180,13 +180,12 @@ impl State {
         }
         if self.queue.len() > MOST {
             // Nothing but deletes and facts: one says it all.
-            let at = super::unix_now();
             self.queue.clear();
             self.by_key.clear();
             self.written.clear();
             self.facts.clear();
             self.bytes = 0;
-            self.push(Op::Mark(Fact { target: Target::All, soft: false, seq: 0, epoch: 0, at, until: FOREVER }), None);
+            self.push(Op::Mark(Fact::unnumbered(Target::All, false, FOREVER)), None);
         }
         lost
     }

@@ -1,0 +1,443 @@
+//! One tier as the [stack](super::stack) has it: with its guard, its ledger and its outbox.
+//!
+//! What it holds is served once the facts of earlier times are known, and only what neither these, nor newer ones, nor what is on its way
+//! to it have cut. It hears what the tier's log tells of others, and passes that on.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::debts;
+use super::ledger::Ledger;
+use super::outbox::{Known, Op, Outbox, Owed, Post};
+use super::stack::{Layer, Tiers};
+use super::{
+    Answer, Fact, Guarded, Key, Put, Record, Rest, SharedLog, Tier, TierError, TierErrorKind, Told, Watcher, text_of,
+};
+use crate::clock::FOREVER;
+use crate::codec::workshop::Tools;
+use crate::engine::{Engine, Event, Trouble};
+use crate::entry::Entry;
+use crate::invalidation::links;
+use crate::invalidation::markers::Mark;
+use crate::invalidation::target::Target;
+
+/// Between two attempts to read the facts of earlier times: at first, and at most.
+const SOON: Duration = Duration::from_millis(5);
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Notes of earlier processes that are looked for.
+const MOST_NOTES: usize = 1000;
+
+/// One tier in its place.
+pub(super) struct Slot {
+    /// Its place, the nearest being 0.
+    pub index: usize,
+    pub name: Arc<str>,
+    pub guarded: Guarded,
+    pub ledger: Mutex<Ledger>,
+    pub outbox: Outbox,
+    /// The facts of earlier times are known.
+    pub ready: watch::Sender<bool>,
+    /// How long that is waited for.
+    patience: Duration,
+    /// When that is over: the time is given once, not to each look-up.
+    waits_until: Mutex<Instant>,
+    /// The log has once been read.
+    known: AtomicBool,
+    /// Something was stored here before that.
+    pub early: AtomicBool,
+    /// From which number of the log on every changed key is in the ledger.
+    since: AtomicU64,
+    /// What the log has of before was taken in.
+    past: OnceCell<()>,
+    /// What earlier processes owed this tier, taken up: where that is written down.
+    notes: Mutex<Vec<Key>>,
+    tools: Mutex<Tools>,
+    pub shared: Weak<Tiers>,
+}
+
+impl Slot {
+    pub fn new(index: usize, layer: Layer, epoch: u64, shared: Weak<Tiers>) -> Self {
+        Self {
+            index,
+            name: layer.tier.name().into(),
+            patience: layer.timeout,
+            waits_until: Mutex::new(Instant::now() + layer.timeout),
+            guarded: Guarded::new(layer.tier, layer.timeout),
+            ledger: Mutex::new(Ledger::new(epoch)),
+            outbox: Outbox::default(),
+            ready: watch::Sender::new(false),
+            known: AtomicBool::new(false),
+            early: AtomicBool::new(false),
+            since: AtomicU64::new(u64::MAX),
+            past: OnceCell::new(),
+            notes: Mutex::default(),
+            tools: Mutex::default(),
+            shared,
+        }
+    }
+
+    /// Listens to the tier's log, begins to send, and learns what was before.
+    pub fn start(self: &Arc<Self>, runtime: &Handle) {
+        if let Some(log) = self.guarded.log() {
+            log.watch(Arc::downgrade(self) as Weak<dyn Watcher>);
+            self.known.fetch_or(log.position().epoch != 0, Ordering::SeqCst);
+        }
+        let sender = Arc::clone(self);
+        runtime.spawn(async move { sender.outbox.run(&sender.guarded, &*sender).await });
+        self.learn(runtime);
+    }
+
+    /// Has the facts of earlier times read.
+    fn learn(self: &Arc<Self>, runtime: &Handle) {
+        let slot = Arc::clone(self);
+        runtime.spawn(async move {
+            let mut pause = SOON;
+            let mut knows_debts = false;
+            loop {
+                if slot.shared.upgrade().is_none() {
+                    return;
+                }
+                knows_debts = knows_debts || slot.take_up_debts().await;
+                let position = slot.guarded.log().map(SharedLog::position);
+                let epoch = position.map(|position| position.epoch);
+                if knows_debts
+                    && epoch != Some(0)
+                    && let Ok(facts) = slot.guarded.read_markers(0).await
+                {
+                    let mut ledger = slot.ledger.lock();
+                    if let Some(epoch) = epoch {
+                        ledger.turn_to(epoch);
+                    }
+                    facts.iter().for_each(|fact| ledger.note(fact));
+                    slot.since.store(position.map_or(0, |position| position.seq), Ordering::SeqCst);
+                    drop(ledger);
+                    slot.ready.send_replace(true);
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN);
+            }
+        });
+    }
+
+    /// Where it can be written down what this tier is owed.
+    fn durable(&self) -> Option<Arc<Self>> {
+        let shared = self.shared.upgrade()?;
+        shared.slots().iter().find(|slot| slot.index != self.index && slot.guarded.is_awaited()).cloned()
+    }
+
+    /// Takes up what earlier processes owed this tier. False: it cannot be known yet.
+    async fn take_up_debts(&self) -> bool {
+        let Some(durable) = self.durable() else { return true };
+        let Ok(page) = durable.guarded.list(debts::prefix(&self.name), MOST_NOTES, None).await else { return false };
+        let keys: Vec<Key> = page.keys.into_iter().map(|listed| listed.key).collect();
+        let until = self.shared.upgrade().map_or(FOREVER, |shared| shared.until());
+        for note in durable.guarded.get_many(keys.clone()).await {
+            let Ok(note) = note else { return false };
+            for Owed { target, soft } in note.as_ref().map(debts::read).unwrap_or_default() {
+                self.hand_over(&Fact::unnumbered(target, soft, until));
+            }
+        }
+        if !keys.is_empty() {
+            *self.notes.lock() = keys;
+            self.outbox.takes_up_debts();
+        }
+        true
+    }
+
+    pub fn position(&self) -> (u64, u64) {
+        self.guarded.log().map_or((0, 0), |log| {
+            let position = log.position();
+            (position.epoch, position.seq)
+        })
+    }
+
+    pub fn trouble(&self, error: &TierError, key: Option<&Key>) -> Trouble {
+        Trouble {
+            tier: Arc::clone(&self.name),
+            message: error.message.as_ref().into(),
+            key: key.map(|key| String::from_utf8_lossy(key).into()),
+        }
+    }
+
+    fn report(&self, error: &TierError, key: Option<&Key>) {
+        if let Some(engine) = self.engine() {
+            engine.post_to_any(Event::Ailing(self.trouble(error, key)));
+        }
+    }
+
+    fn engine(&self) -> Option<Arc<Engine>> {
+        self.shared.upgrade()?.engine()
+    }
+
+    pub fn push(&self, op: Op, key: Option<Key>) {
+        let lost = self.outbox.push(op, key);
+        if let Some(first) = lost.first() {
+            let message =
+                format!("tier '{}' does not keep up: {} pending records were given up", self.name, lost.len());
+            self.report(&TierError::new(TierErrorKind::Unavailable, message), Some(first));
+        }
+    }
+
+    /// Has the tier told of a fact that was not made here.
+    fn hand_over(&self, fact: &Fact) {
+        match &fact.target {
+            Target::Key(key) if !fact.soft => self.push(Op::Delete, Some((&**key).into())),
+            _ => self.push(Op::Mark(fact.clone()), None),
+        }
+    }
+
+    /// The entry of a record that nothing has cut.
+    pub fn judged(&self, engine: &Engine, record: &Record) -> Option<Entry> {
+        if self.outbox.cuts(record) {
+            return None;
+        }
+        let Mark { hard, soft } = self.ledger.lock().judge(record);
+        if hard > 0 {
+            return None;
+        }
+        let entry = record.envelope().entry(0, &engine.clocks());
+        Some(if soft > 0 { entry.outdated() } else { entry })
+    }
+
+    /// Whether the facts of earlier times are known, or become so in the time that a tier has for it.
+    async fn is_ready(&self) -> bool {
+        *self.ready.borrow() || {
+            let mut ready = self.ready.subscribe();
+            let until = *self.waits_until.lock();
+            timeout_at(until, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
+        }
+    }
+
+    /// The parents of a record of which it is not known here whether they have changed since it was written: it is older than what
+    /// the ledger has of changed keys.
+    pub fn unknown_parents(&self, record: &Record) -> Vec<Key> {
+        if record.links.is_empty() {
+            return Vec::new();
+        }
+        let is_known = record.epoch == self.ledger.lock().epoch() && record.seq >= self.since.load(Ordering::SeqCst);
+        let parents =
+            links::names(&record.links).filter(|(role, name)| !is_known && !role.is_tag() && **name != *record.key);
+        parents.map(|(_, name)| Key::from(name)).collect()
+    }
+
+    /// Takes in what the log still has of the time before this process, once that is of use.
+    async fn learn_past(&self) {
+        let learn = async {
+            let log = self.guarded.log().ok_or(())?;
+            let (whole, facts) =
+                timeout_at(Instant::now() + self.patience * 5, log.past()).await.map_err(drop)?.map_err(drop)?;
+            let mut ledger = self.ledger.lock();
+            facts.iter().for_each(|fact| ledger.note(fact));
+            self.since.fetch_min(whole, Ordering::SeqCst);
+            Ok::<(), ()>(())
+        };
+        // If it cannot be had now it is asked for again by the next.
+        let _ = self.past.get_or_try_init(|| learn).await;
+    }
+
+    /// Whether a record is as good as its parents are old. What the tier has of these tells; of one that it does not have nothing
+    /// is known, and that counts as changed.
+    async fn outlived_its_parents(&self, record: &Record) -> bool {
+        if self.unknown_parents(record).is_empty() {
+            return true;
+        }
+        self.learn_past().await;
+        let parents = self.unknown_parents(record);
+        if parents.is_empty() {
+            return true;
+        }
+        let is_older = |parent: &Record| {
+            if parent.epoch == record.epoch { parent.seq <= record.seq } else { parent.stored_at <= record.stored_at }
+        };
+        let found = self.guarded.get_many(parents).await;
+        found.iter().all(|parent| matches!(parent, Ok(Some(parent)) if is_older(parent)))
+    }
+
+    /// Looks keys up: what is on its way counts as there.
+    pub async fn get(&self, keys: Vec<Key>) -> Vec<Option<Entry>> {
+        let mut found: Vec<Option<Entry>> = keys.iter().map(|_| None).collect();
+        let Some(engine) = self.engine() else { return found };
+        let mut asked = Vec::new();
+        for (n, key) in keys.iter().enumerate() {
+            match self.outbox.known(key) {
+                Some(Known::Entry(entry)) => found[n] = Some(entry).filter(|entry| engine.is_valid(entry)),
+                Some(Known::Gone) => {}
+                None => asked.push(n),
+            }
+        }
+        if asked.is_empty() || !self.is_ready().await {
+            return found;
+        }
+        let was_well = self.guarded.rest() == Rest::Closed;
+        let answers = self.guarded.get_many(asked.iter().map(|n| Arc::clone(&keys[*n])).collect()).await;
+        let mut told = false;
+        for (n, answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Ok(Some(record)) => {
+                    if self.outlived_its_parents(&record).await {
+                        found[n] = self.judged(&engine, &record);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // One of a call says it for all; while it rests nothing more is said.
+                    if was_well && !told {
+                        told = true;
+                        self.report(&error, Some(&keys[n]));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits until all has landed, or says what has not.
+    pub async fn finish(&self, deadline: Instant, close: bool) -> Result<(), TierError> {
+        let mut result = Ok(());
+        if let Some(landed) = self.outbox.receipt() {
+            // What has not landed in time is counted below.
+            let landed = timeout_at(deadline, landed).await;
+            result = landed.map_or(Ok(()), |landed| landed.unwrap_or_else(|_| Err(TierError::closed())));
+            let left = self.outbox.len();
+            if left > 0 {
+                let why = result.err().map(|error| format!(": {}", error.message)).unwrap_or_default();
+                let message = format!("{left} writes have not reached tier '{}'{why}", self.name);
+                result = Err(TierError::new(TierErrorKind::Unavailable, message));
+            }
+        }
+        if close {
+            self.outbox.end();
+            return result.and(self.guarded.close_until(deadline).await);
+        }
+        result?;
+        self.guarded.flush_until(deadline).await
+    }
+
+    /// An entry with its value decompressed.
+    fn plain(&self, entry: Entry) -> Entry {
+        let inflated = self.tools.lock().inflate(entry);
+        match inflated.bytes {
+            Ok(bytes) => inflated.entry.inflated(&bytes),
+            Err(_) => inflated.entry,
+        }
+    }
+}
+
+impl Post for Slot {
+    fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record {
+        let Some(shared) = self.shared.upgrade() else { return Record::of(entry, 0, &NO_CLOCKS) };
+        let Some(engine) = shared.engine() else { return Record::of(entry, shared.epoch(), &NO_CLOCKS) };
+        let mut form = engine.form_of(entry);
+        let plain_below = self.guarded.plain_below();
+        if form.codec().is_some() && form.raw_len() < plain_below {
+            form = if entry.codec().is_none() { entry.clone() } else { self.plain(form) };
+        } else if form.codec().is_none()
+            && let Some(compression) = engine.compression()
+            && form.value().len() > compression.threshold.max(plain_below)
+        {
+            form = self.tools.lock().compress(&form, &compression).unwrap_or(form);
+        }
+        let mut record = Record::of(&form, shared.epoch(), &engine.clocks());
+        if let Some((epoch, seq)) = load.filter(|_| self.guarded.log().is_some()) {
+            (record.epoch, record.seq) = (epoch, seq);
+        }
+        record
+    }
+
+    fn failed(&self, error: &TierError, key: Option<&Key>) {
+        self.report(error, key);
+    }
+
+    fn landed(&self, fact: &Fact) {
+        if self.guarded.log().is_none() {
+            self.ledger.lock().note(fact);
+        }
+    }
+
+    fn owe(&self, owed: Vec<Owed>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let (Some(durable), Some(shared)) = (self.durable(), self.shared.upgrade()) else { return };
+            let key = debts::key(&self.name, shared.epoch());
+            // If it cannot be written down it is still tried as long as this process lives.
+            let _ = if owed.is_empty() {
+                let mut keys = std::mem::take(&mut *self.notes.lock());
+                keys.push(key);
+                durable.guarded.delete_many(keys).await
+            } else {
+                durable.guarded.put_many(vec![Put::write(debts::record(key, &owed))]).await
+            };
+        })
+    }
+}
+
+const NO_CLOCKS: crate::codec::envelope::Clocks = crate::codec::envelope::Clocks { now: 0, unix: 0 };
+
+impl Watcher for Slot {
+    fn told(&self, facts: &[Told]) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let engine = shared.engine();
+        for Told { fact, own } in facts {
+            {
+                let mut ledger = self.ledger.lock();
+                // What is told before the facts of earlier times are read stays known beside them.
+                ledger.turn_to(fact.epoch);
+                ledger.note(fact);
+            }
+            if *own {
+                continue;
+            }
+            let changed = match &fact.target {
+                Target::Key(key) if !fact.soft => Some(key),
+                _ => None,
+            };
+            // Before, so that nobody takes it from there, and after, for a load that has just ended.
+            changed.inspect(|key| self.outbox.forget_load(key));
+            if let Some(engine) = &engine {
+                engine.apply(&fact.target, &label(&fact.target), fact.soft);
+            }
+            changed.inspect(|key| self.outbox.forget_load(key));
+            shared.slots()[..self.index].iter().for_each(|nearer| nearer.hand_over(fact));
+        }
+    }
+
+    fn missed(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        *self.waits_until.lock() = Instant::now() + self.patience;
+        self.ready.send_replace(false);
+        // At the first reading there is nothing to be outdated, but what was stored before it.
+        let outdates = self.known.swap(true, Ordering::SeqCst) | self.early.swap(false, Ordering::SeqCst);
+        if outdates && let Some(engine) = shared.engine() {
+            engine.apply(&Target::All, &label(&Target::All), false);
+            let everything = Fact::unnumbered(Target::All, false, FOREVER);
+            shared.slots()[..self.index].iter().for_each(|nearer| nearer.hand_over(&everything));
+        }
+        if let Some(slot) = shared.slots().get(self.index) {
+            *self.ledger.lock() = Ledger::new(self.position().0);
+            slot.learn(shared.runtime());
+        }
+    }
+
+    fn returned(&self) {
+        self.guarded.wake();
+    }
+
+    fn failed(&self, error: &TierError, key: Option<&Key>) {
+        self.report(error, key);
+    }
+}
+
+/// A target as a user would write it, as JSON.
+fn label(target: &Target) -> String {
+    match target {
+        Target::All => r#"{"all":true}"#.to_owned(),
+        _ => serde_json::json!({ target.kind().as_str(): text_of(target) }).to_string(),
+    }
+}
