@@ -220,17 +220,33 @@ export class Behind {
   }
 
   /**
-   * A number for a version that no other process is given; 0 where no tier gives any.
+   * The next version of a name, which no other process is given, above all that are known here; 0 if no tier gives any.
    * @param {string} name
+   */
+  nextVersion(name) {
+    return this.#version(name, true)
+  }
+
+  /**
+   * The version of a name that was given last, in whichever process; 0 for none.
+   * @param {string} name
+   */
+  lastVersion(name) {
+    return this.#version(name, false)
+  }
+
+  /**
+   * @param {string} name
+   * @param {boolean} next
    * @returns {Promise<number>}
    */
-  async nextVersion(name) {
-    const receipt = native.nextVersion(this.core.number, name, 0)
+  async #version(name, next) {
+    const receipt = native.askVersion(this.core.number, name, next)
     if (receipt === 0) return 0
     await this.#delivered(receipt)
     const given = native.takeVersion(this.core.number, receipt)
     if (given === null) throw closed()
-    if (given.trouble !== undefined) throw tierFailed(/** @type {string} */ (this.names.at(-1)), given.trouble)
+    if (given.tier !== undefined) throw tierFailed(given.tier, given.trouble ?? '')
     return given.version
   }
 

@@ -3,7 +3,7 @@
  * Versioned content: every publication is an entry of its own that never changes, and a pointer says which is shown.
  *
  * Promises: a reader gets a whole publication with its own number and date, the one shown when it asked or a later one;
- * a number is given once. The engine gives numbers and moves the pointer (`crates/engine/src/engine/publishing.rs`); here
+ * a number is given once, by a log that processes share where a tier has one. The engine gives numbers and moves the pointer (`crates/engine/src/engine/publishing.rs`); here
  * values are encoded first, so that a serializer that throws has changed nothing, and read through the near cache.
  */
 import { closed, invalidKey, invalidOption, noVersion, whyInvalidKey } from './errors.js'
@@ -43,18 +43,25 @@ export class VersionedContent {
     const { core, key } = this.#open(id)
     const { ages, metadata, ties, keep } = publishOptions(options)
     const { kind, data } = encode(value, core.serializer, key)
-    const number = core.behind === undefined ? 0 : await numberOf(core, core.behind, key)
-    header[H.IN_MAX_AGE] = ages.maxAge
-    header[H.IN_STALE_AGE] = ages.staleAge
-    header[H.IN_STALE_IF_ERROR] = ages.staleIfError
-    header[H.IN_ROUTE] = 0
-    header[H.IN_KEEP] = keep
-    header[H.IN_NUMBER] = number
-    native.publish(core.number, key, kind, data, metadata, ties)
+    let number = 0
+    do {
+      // Again where the log has lost its numbers, and gave one that is taken.
+      if (core.behind !== undefined) number = await numberOf(core, core.behind, key)
+      header[H.IN_MAX_AGE] = ages.maxAge
+      header[H.IN_STALE_AGE] = ages.staleAge
+      header[H.IN_STALE_IF_ERROR] = ages.staleIfError
+      header[H.IN_ROUTE] = 0
+      header[H.IN_KEEP] = keep
+      header[H.IN_NUMBER] = number
+      native.publish(core.number, key, kind, data, metadata, ties)
+    } while (header[H.STATUS] === Status.None)
     if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
     const published = { version: header[H.TOKEN], updatedAt: header[H.UPDATED_AT] }
     checkMail()
-    await core.behind?.arrived(true)
+    if (core.behind !== undefined) {
+      await core.behind.arrived(true)
+      if (number > 0) await showLast(core, core.behind, key, number)
+    }
     return published
   }
 
@@ -121,6 +128,28 @@ async function numberOf(core, behind, key) {
   // What is shown, and the highest number, may be known to a tier only.
   await core.read(`${key}:meta`)
   return behind.nextVersion(key)
+}
+
+/**
+ * Sees to it that of several publications at once, in as many processes, the last number is shown at the end: whoever finds
+ * his own shown, with a later one there, has moved the pointer after that one's owner did, and moves it on.
+ * @param {Core} core
+ * @param {import('./behind.js').Behind} behind
+ * @param {string} key
+ * @param {number} own
+ */
+async function showLast(core, behind, key, own) {
+  for (let later = await behind.lastVersion(key); later > own; later--) {
+    const pointer = await core.read(`${key}:meta`)
+    if (!isPointer(pointer) || pointer.version !== own) return
+    // One that is not there yet will be shown by its owner.
+    if (await core.read(`${key}:v${later}`) === undefined) continue
+    native.rollBack(core.number, key, later)
+    if (header[H.STATUS] === Status.None) continue
+    if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
+    checkMail()
+    return behind.arrived(true)
+  }
 }
 
 /**

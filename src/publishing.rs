@@ -17,7 +17,7 @@ fn shown(header: &Header, shown: Shown) {
 }
 
 /// Publishes a value, with the ages of the header, and keeps as many versions as the header says. Status `Done`, with its number
-/// and its date.
+/// and its date; `None` if the number that the header gives it is taken.
 #[napi(catch_unwind)]
 pub fn publish(env: Env, cache: u32, name: Raw, kind: u8, data: Raw, metadata: Raw, links: Raw) -> Result<()> {
     let env = env.raw();
@@ -32,10 +32,16 @@ pub fn publish(env: Env, cache: u32, name: Raw, kind: u8, data: Raw, metadata: R
         let value = value_in(local, kind);
         let keep = local.header.get(header::IN_KEEP) as usize;
         let number = local.header.get(header::IN_NUMBER) as u64;
-        match with_key(env, name, |name| opened.engine().publish_as(name, &value, keep, number)) {
+        let engine = opened.engine();
+        let published = with_key(env, name, |name| match number {
+            0 => engine.publish(name, &value, keep).map(Some),
+            number => engine.publish_as(name, &value, keep, number),
+        });
+        match published {
             None => local.header.status(Status::InvalidKey),
             Some(Err(error)) => local.header.refused(&error),
-            Some(Ok(published)) => {
+            Some(Ok(None)) => local.header.status(Status::None),
+            Some(Ok(Some(published))) => {
                 local.header.status(Status::Done);
                 shown(&local.header, published);
             }

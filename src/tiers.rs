@@ -217,11 +217,14 @@ pub fn take_page(cache: u32, receipt: f64) -> Result<Option<TierPage>> {
     Ok(page.flatten())
 }
 
-/// Asks for the next version of a name, above that one. A receipt, for `takeVersion`; 0: no tier gives any.
+/// Asks for the next version of a name, above all that are known here, or else for the one that was given last. A receipt, for
+/// `takeVersion`; 0: no tier gives any.
 #[napi(catch_unwind)]
-pub fn next_version(cache: u32, name: String, above: f64) -> Result<f64> {
+pub fn ask_version(cache: u32, name: String, next: bool) -> Result<f64> {
+    let name = name.as_bytes();
     let receipt = with_cache(cache, |opened, _| {
-        opened.tiers().map_or(0, |tiers| tiers.next_version(opened.thread, name.as_bytes(), above as u64))
+        let above = next.then(|| opened.engine().highest_version(name));
+        opened.tiers().map_or(0, |tiers| tiers.version(opened.thread, name, above))
     })?;
     Ok(receipt.unwrap_or(0) as f64)
 }
@@ -230,17 +233,23 @@ pub fn next_version(cache: u32, name: String, above: f64) -> Result<f64> {
 #[napi(object)]
 pub struct VersionOut {
     pub version: f64,
+    /// The tier that gives none, and why.
+    pub tier: Option<String>,
     pub trouble: Option<String>,
 }
 
-/// What `nextVersion` has come to, once.
+/// What `askVersion` has come to, once.
 #[napi(catch_unwind)]
 pub fn take_version(cache: u32, receipt: f64) -> Result<Option<VersionOut>> {
     let version = with_cache(cache, |opened, _| {
         let Some(Behindhand::Version(version)) = opened.tiers()?.take(receipt as u64) else { return None };
         Some(match version {
-            Ok(version) => VersionOut { version: version as f64, trouble: None },
-            Err(error) => VersionOut { version: 0.0, trouble: Some(error.message.to_string()) },
+            Ok(version) => VersionOut { version: version as f64, tier: None, trouble: None },
+            Err(trouble) => VersionOut {
+                version: 0.0,
+                tier: Some(trouble.tier.to_string()),
+                trouble: Some(trouble.message.to_string()),
+            },
         })
     })?;
     Ok(version.flatten())

@@ -81,6 +81,16 @@ impl Numbers {
     }
 }
 
+/// The highest number that a version of `name` may have been given. It is known from where it is still written down; only of a
+/// name that left no trace must it be guessed.
+fn highest(name: &[u8], numbers: &Numbers, pointer: Option<&Pointer>, kept: &[u64]) -> u64 {
+    let given = match pointer {
+        Some(pointer) => pointer.highest.max(numbers.given.get(&hash_key(name)).copied().unwrap_or(0)),
+        None => numbers.highest(hash_key(name)),
+    };
+    given.max(kept.last().copied().unwrap_or(0))
+}
+
 /// What a pointer says.
 struct Pointer {
     entry: Entry,
@@ -92,33 +102,66 @@ impl Engine {
     /// Stores a value as the next version of `name` and shows it, then removes versions so that `keep` are left: the new one,
     /// the one shown until now, and those of the highest numbers. What can be wrong is found before anything is changed.
     pub fn publish(&self, name: &[u8], value: &Value<'_>, keep: usize) -> Result<Shown, Error> {
-        self.publish_as(name, value, keep, 0)
-    }
-
-    /// As [`Engine::publish`], as that version at least: a number that a log shared by processes has given to nobody else; 0 for
-    /// none.
-    pub fn publish_as(&self, name: &[u8], value: &Value<'_>, keep: usize, number: u64) -> Result<Shown, Error> {
         let mut numbers = self.publications.lock(name);
         let before = self.pointer(name);
-        let mut old = self.kept_versions(name);
-        // A number is known from where it is still written down; only of a name that left no trace it must be guessed.
-        let given = match &before {
-            Some(pointer) => pointer.highest.max(numbers.given.get(&hash_key(name)).copied().unwrap_or(0)),
-            None => numbers.highest(hash_key(name)),
-        };
-        let version = number.max(given.max(old.last().copied().unwrap_or(0)) + 1);
+        let old = self.kept_versions(name);
+        let version = highest(name, &numbers, before.as_ref(), &old) + 1;
+        self.publish_under(&mut numbers, name, value, keep, version, before, old)
+    }
+
+    /// As [`Engine::publish`], as the version of that number, which a log shared by processes has given to nobody else. `None` if
+    /// that version is here already: the log has lost its numbers.
+    ///
+    /// Where a later number has been shown already, what is shown stays.
+    pub fn publish_as(&self, name: &[u8], value: &Value<'_>, keep: usize, number: u64) -> Result<Option<Shown>, Error> {
+        let mut numbers = self.publications.lock(name);
+        let old = self.kept_versions(name);
+        if old.binary_search(&number).is_ok() {
+            return Ok(None);
+        }
+        let before = self.pointer(name);
+        self.publish_under(&mut numbers, name, value, keep, number, before, old).map(Some)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn publish_under(
+        &self,
+        numbers: &mut Numbers,
+        name: &[u8],
+        value: &Value<'_>,
+        keep: usize,
+        version: u64,
+        before: Option<Pointer>,
+        old: Vec<u64>,
+    ) -> Result<Shown, Error> {
         let content = self.prepare(&content_key(name, version), value)?;
-        let (pointer, shown) = self.prepare_pointer(name, version, version, value)?;
-        numbers.gave(hash_key(name), version);
+        let (pointer, published) = self.prepare_pointer(name, version, version, value)?;
+        let known = highest(name, numbers, before.as_ref(), &old);
+        numbers.gave(hash_key(name), version.max(known));
         self.commit(content);
-        self.show(name, version, pointer);
-        let spared = before.map(|pointer| pointer.shown.version).filter(|shown| keep > 1 && old.contains(shown));
-        old.retain(|version| Some(*version) != spared);
-        let kept = keep.saturating_sub(1 + usize::from(spared.is_some()));
-        for version in &old[..old.len().saturating_sub(kept)] {
+        let later = before.as_ref().filter(|pointer| pointer.highest > version).map(|pointer| pointer.shown.version);
+        if later.is_none() {
+            self.show(name, version, pointer);
+        }
+        // The one that is shown stays, the one that was until now, and the highest.
+        let shown = later.unwrap_or(version);
+        let until_now = before.map(|pointer| pointer.shown.version).filter(|until| keep > 1 && *until != shown);
+        let mut rest = old;
+        rest.push(version);
+        rest.sort_unstable();
+        let all = rest.len();
+        rest.retain(|version| *version != shown && Some(*version) != until_now);
+        let kept = keep.saturating_sub(all - rest.len());
+        for version in &rest[..rest.len().saturating_sub(kept)] {
             self.delete(&content_key(name, *version));
         }
-        Ok(shown)
+        Ok(published)
+    }
+
+    /// The highest number that a version of `name` may have, as far as is known here; 0 for none.
+    pub fn highest_version(&self, name: &[u8]) -> u64 {
+        let numbers = self.publications.lock(name);
+        highest(name, &numbers, self.pointer(name).as_ref(), &self.kept_versions(name))
     }
 
     /// Shows another version of `name`. False if it is not there.

@@ -72,4 +72,7 @@ pub trait SharedLog: Send + Sync {
 
     /// The next number of a counter, larger than all it gave before and than `above`, whichever process asks: for versions.
     fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>>;
+
+    /// The number that a counter gave last; 0 for none.
+    fn last_version(&self, name: Key) -> Answer<'_, Result<u64, TierError>>;
 }

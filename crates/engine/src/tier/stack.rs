@@ -42,7 +42,7 @@ pub struct Layer {
 #[derive(Debug)]
 pub enum Behindhand {
     Page(Result<Page, TierError>),
-    Version(Result<u64, TierError>),
+    Version(Result<u64, Trouble>),
 }
 
 /// See the module.
@@ -148,16 +148,19 @@ impl Tiers {
         })
     }
 
-    /// Asks a log for the next number of a counter, above that one; as [`Tiers::list`]. 0: there is no log.
-    pub fn next_version(self: &Arc<Self>, thread: ThreadId, name: &[u8], above: u64) -> u64 {
+    /// Asks a log for a counter's next number above that one, or without one for the number that it gave last; as
+    /// [`Tiers::list`]. 0: there is no log.
+    pub fn version(self: &Arc<Self>, thread: ThreadId, name: &[u8], above: Option<u64>) -> u64 {
         // The farthest one: it is shared by most.
         let Some(slot) = self.slots.iter().rev().find(|slot| slot.guarded.log().is_some()).cloned() else { return 0 };
         let name: Key = name.into();
         self.later(thread, async move {
-            Behindhand::Version(match slot.guarded.log() {
-                Some(log) => log.next_version(name, above).await,
-                None => Err(TierError::closed()),
-            })
+            let version = match (slot.guarded.log(), above) {
+                (Some(log), Some(above)) => log.next_version(name, above).await,
+                (Some(log), None) => log.last_version(name).await,
+                (None, _) => Err(TierError::closed()),
+            };
+            Behindhand::Version(version.map_err(|error| slot.trouble(&error, None)))
         })
     }
 

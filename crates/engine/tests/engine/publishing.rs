@@ -57,6 +57,26 @@ fn publications_lie_under_keys_of_their_own_and_the_pointer_shows_the_newest() {
 }
 
 #[test]
+fn numbers_given_by_a_log_are_kept_whatever_came_before_them() {
+    let w = World::new(config());
+    let publish = |number: u64, keep: usize| {
+        let published = w.engine.publish_as(NAME, &value(&number.to_string(), FRESH), keep, number).unwrap();
+        published.map(|shown| shown.version)
+    };
+    assert_eq!(w.engine.highest_version(NAME), 0);
+    assert_eq!((publish(3, 9), publish(7, 9)), (Some(3), Some(7)));
+    // Given before 7, published after it.
+    assert_eq!((publish(5, 9), publish(5, 9)), (Some(5), None));
+    assert_eq!((w.shown(), w.versions()), (shows(7, "7"), vec![3, 5, 7]));
+    assert_eq!(w.engine.highest_version(NAME), 7);
+    // Nor does it undo a rollback.
+    assert!(w.roll_back(3));
+    assert_eq!((publish(6, 2), w.shown(), w.versions()), (Some(6), shows(3, "3"), vec![3, 7]));
+    assert_eq!((publish(8, 2), w.shown(), w.versions()), (Some(8), shows(8, "8"), vec![3, 8]));
+    assert_eq!((publish(4, 1), w.shown(), w.versions()), (Some(4), shows(8, "8"), vec![8]));
+}
+
+#[test]
 fn as_many_versions_are_kept_as_asked_for() {
     for (keep, left) in [(1, vec![6]), (2, vec![5, 6]), (4, vec![3, 4, 5, 6]), (100, vec![1, 2, 3, 4, 5, 6])] {
         let w = World::new(config());

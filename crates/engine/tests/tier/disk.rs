@@ -247,6 +247,7 @@ async fn versions_grow_whoever_asks() {
         last = next;
     }
     assert_eq!(a.next_version(key("w"), 0).await, Ok(1));
+    assert_eq!((a.last_version(key("v")).await, a.last_version(key("x")).await), (Ok(last), Ok(0)));
 }
 
 // ------------------------------------------------------------ many processes

@@ -282,6 +282,13 @@ impl Store {
         Ok(facts)
     }
 
+    /// The number that a counter gave last; 0 for none.
+    pub fn last_number(&self, name: &[u8]) -> Result<u64, TierError> {
+        let txn = self.read()?;
+        let row = self.dbs.counters.get(&txn, name).map_err(|e| self.error(e))?;
+        Ok(row.map_or(0, rows::number_of))
+    }
+
     /// All that the log has, and the number after which that is whole.
     pub fn past(&self) -> Result<(u64, Vec<Fact>), TierError> {
         let txn = self.read()?;

@@ -295,4 +295,8 @@ impl SharedLog for DiskTier {
     fn next_version(&self, name: Key, above: u64) -> Answer<'_, Result<u64, TierError>> {
         Box::pin(async move { self.write(|to| Work::Next(name, above, to)).await? })
     }
+
+    fn last_version(&self, name: Key) -> Answer<'_, Result<u64, TierError>> {
+        self.read(move |store| store.last_number(&name))
+    }
 }

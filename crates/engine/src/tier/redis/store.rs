@@ -248,4 +248,11 @@ impl SharedLog for RedisTier {
             self.writes.next(&name, above).await
         })
     }
+
+    fn last_version(&self, name: Key) -> Answer<'_, Result<u64, TierError>> {
+        Box::pin(async move {
+            self.open()?;
+            self.writes.last(&name).await
+        })
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use redis::{Value, cmd};
 
 use super::feed::{Feed, fresh};
 use super::link::Link;
@@ -268,5 +269,15 @@ impl Writes {
         let above = above.to_string();
         let reply = scripts::NEXT.call(&self.link, &[&self.feed.names.counters], &[name, above.as_bytes()]).await?;
         wire::number(&reply).ok_or_else(odd)
+    }
+
+    /// The number that a counter gave last; 0 for none.
+    pub async fn last(&self, name: &[u8]) -> Result<u64, TierError> {
+        let mut get = cmd("HGET");
+        get.arg(&self.feed.names.counters).arg(name);
+        match self.link.call(&get).await? {
+            Value::Nil => Ok(0),
+            reply => wire::number(&reply).ok_or_else(odd),
+        }
     }
 }

@@ -193,6 +193,8 @@ async fn versions_are_distinct_whoever_asks() {
     assert_eq!(tiers[0].next_version(key("content"), 1000).await, Ok(1001), "and above what was asked for");
     assert_eq!(tiers[1].next_version(key("content"), 7).await, Ok(1002));
     assert_eq!(tiers[1].next_version(key("other"), 0).await, Ok(1));
+    assert_eq!(tiers[0].last_version(key("content")).await, Ok(1002));
+    assert_eq!(tiers[0].last_version(key("nothing")).await, Ok(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
