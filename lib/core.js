@@ -24,7 +24,7 @@ import { Routes } from './routes.js'
 import { Rules } from './rules.js'
 import { Table } from './table.js'
 import { decode, encode, share } from './values.js'
-import { wait } from './waiting.js'
+import { read, wait, wasCut } from './waiting.js'
 
 /** @typedef {import('./options.js').Layer} Layer */
 /** @typedef {import('./options.js').CacheOptions} CacheOptions */
@@ -467,7 +467,6 @@ export class Core {
     const { source, own, options, whole, force, resumed, route, layers, resolved } = plan
     const status = header[H.STATUS]
     const token = header[H.TOKEN]
-    const { hardTimeout } = resolved
     const softTimeout = resumed === undefined ? resolved.softTimeout : resumed.left(resolved.softTimeout)
     const joined = header[H.SEQ]
     const anew = () => this.load(key, fetcher, source, options, whole, force)
@@ -476,18 +475,20 @@ export class Core {
         const hasCopy = header[H.HAS_COPY] !== 0
         const reason = reasonOf(force, hasCopy)
         this.declare(token, resolved.ties)
-        const call = new Call(this, { background: false, hardTimeout })
+        const call = new Call(this, { background: false, hardTimeout: resolved.hardTimeout })
         const flight = new Flight(this, key, token, {
           layers, resolved, route: route?.number ?? 0, reason, hasCopy, call
         })
+        const isAsked = this.behind !== undefined && !force
+        if (!isAsked && own.signal === undefined && softTimeout === Infinity) return this.#lead(flight, fetcher, whole, joined, anew)
         const answer = wait(this, flight, own.signal, softTimeout, whole, joined, anew)
-        if (this.behind === undefined || force) {
-          run(flight, fetcher)
-        } else {
-          this.behind.seekOne(flight, {
+        if (isAsked) {
+          /** @type {Behind} */ (this.behind).seekOne(flight, {
             load: () => run(flight, fetcher),
             refresh: () => this.refresh(key, fetcher, source, options)
           })
+        } else {
+          run(flight, fetcher)
         }
         checkMail()
         return answer
@@ -524,6 +525,28 @@ export class Core {
         return Promise.resolve(whole ? entryOf(answer) : answer.take())
       }
     }
+  }
+
+  /**
+   * Runs the fetcher of a flight for a caller who waits to its end. One that gives no promise has ended by then, and nobody has
+   * to wait.
+   * @param {Flight} flight
+   * @param {Fetcher} fetcher
+   * @param {boolean} whole
+   * @param {number} joined
+   * @param {() => Promise<any>} anew
+   * @returns {Promise<any>}
+   */
+  #lead(flight, fetcher, whole, joined, anew) {
+    flight.callers++
+    run(flight, fetcher)
+    checkMail()
+    const { ending } = flight
+    if (ending === undefined) {
+      flight.callers--
+      return wait(this, flight, undefined, Infinity, whole, joined, anew)
+    }
+    return wasCut(flight, joined) ? anew() : Promise.resolve(read(ending, whole))
   }
 
   /**

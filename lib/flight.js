@@ -184,10 +184,12 @@ export class Flight {
     this.seeking = undefined
     /** A stale value was found in a tier. @type {(() => void) | undefined} */
     this.onStale = undefined
-    /** @type {(outcome: Outcome) => void} */
-    this.resolve = () => {}
-    /** @type {Promise<Outcome>} */
-    this.outcome = new Promise(resolve => (this.resolve = resolve))
+    /** How it has ended. @type {Outcome | undefined} */
+    this.ending = undefined
+    /** Made when somebody has to wait. @type {Promise<Outcome> | undefined} */
+    this.awaited = undefined
+    /** @type {((outcome: Outcome) => void) | undefined} */
+    this.resolve = undefined
     /** The table's. @type {Flight | undefined} */
     this.next = undefined
     /** The one before it in its call. @type {Flight | undefined} */
@@ -198,9 +200,22 @@ export class Flight {
     call.add(this)
   }
 
+  /** Its end, to wait for. @returns {Promise<Outcome>} */
+  get outcome() {
+    if (this.awaited === undefined) {
+      this.awaited = this.ending === undefined
+        ? new Promise(resolve => {
+          this.resolve = resolve
+        })
+        : Promise.resolve(this.ending)
+    }
+    return this.awaited
+  }
+
   /** One more caller waits. */
   join() {
-    if (this.callers++ === 0) hold(this)
+    this.callers++
+    hold(this)
   }
 
   /**
@@ -279,18 +294,18 @@ export class Flight {
     const maxAge = unstored ? 0 : ages.maxAge
     const facts = /** @type {Facts} */ ({ state: 'loaded', age: 0, maxAge, metadata, tags, dependsOn })
     const answer = wanted ? new Answer(core, key, encoded.kind, data, facts, copy) : new Nothing()
-    this.#report(() => {
-      if (unstored && this.#isWatched()) {
-        this.#inputs(ages)
-        native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata, ties)
-      } else if (unstored) {
-        native.settleUnstored(core.number, token)
-      } else {
-        this.#inputs(ages)
-        native.settle(core.number, token, encoded.kind, encoded.data, metadata, ties)
-        this.#reportTooLarge()
-      }
-    })
+    this.#reports()
+    if (unstored && this.#isWatched()) {
+      this.#inputs(ages)
+      native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata || undefined, ties || undefined)
+    } else if (unstored) {
+      native.settleUnstored(core.number, token)
+    } else {
+      this.#inputs(ages)
+      native.settle(core.number, token, encoded.kind, encoded.data, metadata || undefined, ties || undefined)
+      this.#reportTooLarge()
+    }
+    this.#reported()
     return answer
   }
 
@@ -444,10 +459,18 @@ export class Flight {
    * @param {() => void} tell
    */
   #report(tell) {
+    this.#reports()
+    tell()
+    this.#reported()
+  }
+
+  #reports() {
     this.context?.keepCopy()
     header[H.BATCH_END] = BatchEnd.None
     header[H.CUT] = 0
-    tell()
+  }
+
+  #reported() {
     this.call.batchEnd = header[H.BATCH_END]
     this.cut = header[H.CUT]
     checkMail()
@@ -462,8 +485,9 @@ export class Flight {
     const { seeking } = this
     this.seeking = undefined
     seeking?.(false)
-    if (this.callers > 0) release(this)
-    this.resolve(outcome)
+    release(this)
+    this.ending = outcome
+    this.resolve?.(outcome)
     this.call.ended()
   }
 }
@@ -558,23 +582,22 @@ export class Call {
   }
 
   /**
-   * Runs the fetcher and hands what it gives to `then`, or what it throws to `failed`.
+   * Runs the fetcher and hands over what it gives or throws: at once, if it gives no promise.
    * @param {Nest} nest
    * @param {() => unknown} fetcher
-   * @param {(value: unknown) => void} then
-   * @param {(error: unknown) => void} failed
+   * @param {{ settle(value: unknown): void, fail(error: unknown): void }} to
    */
-  run(nest, fetcher, then, failed) {
+  run(nest, fetcher, to) {
     this.nest = nest
     // Some may have ended by what a tier had.
     this.open = this.size === 1 ? 1 : this.#left()
     try {
       const result = nest.run(fetcher)
-      if (types.isPromise(result)) Promise.prototype.then.call(result, then, failed)
-      else if (isThenable(result)) new Promise(resolve => resolve(result)).then(then, failed)
-      else then(result)
+      const promise = types.isPromise(result) ? result : isThenable(result) ? new Promise(resolve => resolve(result)) : undefined
+      if (promise === undefined) to.settle(result)
+      else Promise.prototype.then.call(promise, value => to.settle(value), error => to.fail(error))
     } catch (error) {
-      failed(error)
+      to.fail(error)
     }
   }
 
@@ -702,12 +725,7 @@ export function run(flight, fetcher) {
   const context = new FetchContext(flight)
   // Who asks for the context may look at the copy in hand when all is over.
   if (flight.hasCopy && fetcher.length > 1) flight.context = context
-  call.run(
-    new Nest([flight.token]),
-    () => fetcher(flight.key, context),
-    value => flight.settle(value),
-    error => flight.fail(error)
-  )
+  call.run(new Nest([flight.token]), () => fetcher(flight.key, context), flight)
 }
 
 /**

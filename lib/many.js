@@ -318,8 +318,7 @@ export function loadBatch(call, fetcher, wanted) {
   call.run(
     new Nest(flights.map(flight => flight.token)),
     () => fetcher(flights.map(flight => flight.key), context),
-    result => distribute(flights, result),
-    error => failAll(call, flights, error)
+    { settle: result => distribute(flights, result), fail: error => failAll(call, flights, error) }
   )
 }
 

@@ -14,6 +14,9 @@ const COSTLY = Number(process.versions.node.split('.')[0]) < 24
 /** How long no fetcher must have run before the hooks go, in milliseconds. */
 const IDLE = 50
 
+/** @type {readonly number[]} */
+const NONE = Object.freeze([])
+
 /** @type {AsyncLocalStorage<Nest>} */
 const storage = new AsyncLocalStorage()
 let running = 0
@@ -24,7 +27,7 @@ let armed = false
  */
 export class Nest {
   /**
-   * @param {number[]} tokens of the flights that end when the fetcher does
+   * @param {readonly number[]} tokens of the flights that end when the fetcher does
    */
   constructor(tokens) {
     this.tokens = tokens
@@ -49,7 +52,7 @@ export class Nest {
   end() {
     if (this.ended) return
     this.ended = true
-    this.tokens = []
+    this.tokens = NONE
     if (--running === 0 && COSTLY) sleep()
   }
 }
@@ -65,7 +68,7 @@ export function parent() {
   if (!nest.linked) {
     // One fetcher loads several keys: whoever waits for one of them waits for the first, which speaks for all.
     nest.linked = true
-    native.link(nest.tokens)
+    native.link([...nest.tokens])
   }
   return nest.tokens[0] ?? 0
 }

@@ -25,10 +25,9 @@ import { LONGEST_TIMER } from './keepalive.js'
  */
 export function wait(core, flight, signal, softTimeout, whole, joined, anew, again) {
   flight.join()
-  const read = whole ? wholeOf : valueOf
   const answer = (/** @type {Outcome} */ outcome) => {
-    if (flight.cut !== 0 && joined >= flight.cut) return anew()
-    return outcome.again ? (again ?? anew)() : read(outcome)
+    if (wasCut(flight, joined)) return anew()
+    return outcome.again ? (again ?? anew)() : read(outcome, whole)
   }
   if (signal === undefined && softTimeout === Infinity) {
     return flight.outcome.then(answer)
@@ -70,17 +69,20 @@ export function wait(core, flight, signal, softTimeout, whole, joined, anew, aga
 }
 
 /**
- * @param {Outcome} outcome
+ * Whether a flight that has ended turned out to have been invalidated before a caller came.
+ * @param {Flight | RemoteFlight} flight
+ * @param {number} joined the log's number when the caller came
  */
-function valueOf(outcome) {
-  if (outcome.answer === undefined) throw outcome.error
-  return outcome.answer.take()
+export function wasCut(flight, joined) {
+  return flight.cut !== 0 && joined >= flight.cut
 }
 
 /**
+ * What a caller is given for an outcome.
  * @param {Outcome} outcome
+ * @param {boolean} whole
  */
-function wholeOf(outcome) {
-  if (outcome.answer === undefined) throw outcome.error
-  return entryOf(outcome.answer)
+export function read({ answer, error }, whole) {
+  if (answer === undefined) throw error
+  return whole ? entryOf(answer) : answer.take()
 }

@@ -113,6 +113,14 @@ pub fn append_text(env: sys::napi_env, text: Raw, out: &mut Vec<u8>) -> bool {
     }
 }
 
+/// As [`append_text`], of a text that may be left out: `undefined` adds nothing.
+pub fn append_text_if_any(env: sys::napi_env, text: Raw, out: &mut Vec<u8>) -> bool {
+    let mut kind = sys::ValueType::napi_undefined;
+    // SAFETY: the out parameter outlives the call.
+    let status = unsafe { sys::napi_typeof(env, text.0, &mut kind) };
+    status == sys::Status::napi_ok && (kind == sys::ValueType::napi_undefined || append_text(env, text, out))
+}
+
 /// Appends the bytes of a `Uint8Array`. False if the value is not one.
 pub fn append_bytes(env: sys::napi_env, bytes: Raw, out: &mut Vec<u8>) -> bool {
     let mut kind = 0;

@@ -7,22 +7,22 @@ use napi::{Env, Result, sys};
 use napi_derive::napi;
 
 use crate::header::{self, Status};
-use crate::raw::{Raw, append_data, append_text, with_key};
+use crate::raw::{Raw, append_data, append_text_if_any, with_key};
 use crate::thread::{Local, with_local};
 
-/// Reads data and metadata into the scratch memory, the metadata being '' for none. False: one of them cannot be read.
+/// Reads data and metadata into the scratch memory, the metadata being '' or `undefined` for none. False: one of them cannot be read.
 pub fn read_data(local: &mut Local, env: sys::napi_env, kind: Kind, data: Raw, metadata: Raw) -> bool {
     local.scratch.clear();
     local.scratch_metadata.clear();
-    append_data(env, kind, data, &mut local.scratch) && append_text(env, metadata, &mut local.scratch_metadata)
+    append_data(env, kind, data, &mut local.scratch) && append_text_if_any(env, metadata, &mut local.scratch_metadata)
 }
 
-/// Reads the tags and parents that the user gave into the scratch memory: text as [`links::read`] takes it, '' where none were
-/// given, '-' where none are to be. None: they cannot be read; else whether some were given.
+/// Reads the tags and parents that the user gave into the scratch memory: text as [`links::read`] takes it, '' or `undefined`
+/// where none were given, '-' where none are to be. None: they cannot be read; else whether some were given.
 pub fn read_links(local: &mut Local, env: sys::napi_env, text: Raw) -> Option<bool> {
     let mut bytes = std::mem::take(&mut local.scratch_links);
     bytes.clear();
-    let read = append_text(env, text, &mut bytes);
+    let read = append_text_if_any(env, text, &mut bytes);
     let given = !bytes.is_empty();
     let mut encoded = Vec::new();
     let known = read && (bytes == b"-" || links::read(&bytes, &mut encoded).is_ok());
