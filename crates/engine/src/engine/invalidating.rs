@@ -243,11 +243,13 @@ impl Engine {
         state.seq < self.facts.newest() && self.facts.judge(key, &state.links, state.seq).mark.hard > 0
     }
 
-    /// Whether a key that is to be loaded is so because what it held was invalidated. `found` is what it holds.
+    /// Whether a key that is to be loaded is so because what it held was invalidated. `held` is what memory holds of it, `found` that
+    /// as it was judged.
     pub(super) fn was_invalidated(
         &self,
         key: &[u8],
         found: Option<&Found>,
+        held: Option<&Entry>,
         lock: &mut KeyLock<'_>,
         now: Millis,
     ) -> bool {
@@ -255,10 +257,7 @@ impl Engine {
             Some(found) => found.outdated,
             None => {
                 lock.recent().was_invalidated(hash_key(key))
-                    || self
-                        .memory
-                        .peek(key)
-                        .is_some_and(|entry| entry.dead_at() > now && self.facts.judge_entry(&entry).hard > 0)
+                    || held.is_some_and(|entry| entry.dead_at() > now && self.facts.judge_entry(entry).hard > 0)
             }
         }
     }

@@ -102,11 +102,16 @@ impl Engine {
                 return Begun::Join(flight.token);
             }
         }
+        // Read before the copy in hand is judged: what is invalidated from here on cuts both the load and that copy.
+        let positions = self.positions();
+        let seq = self.facts.current();
+        let held = self.memory.peek(key);
+        let stale = held.clone().and_then(|entry| self.judge(entry, now));
         if !begin.force
-            && let Some(found) = self.peek_at(key, now)
+            && let Some(found) = &stale
             && found.is_servable()
         {
-            return Begun::Hit(found);
+            return Begun::Hit(found.clone());
         }
         let mut permit = None;
         if begin.permit {
@@ -126,12 +131,10 @@ impl Engine {
             hard_timeout: begin.hard_timeout,
             batch: None,
         };
-        let positions = self.positions();
-        let flight = Flight::new(key, plan, Phase::Running, self.facts.current(), began);
+        let flight = Flight::new(key, plan, Phase::Running, seq, began);
         if begin.parent != 0 {
             waits::wait(begin.parent, flight.token);
         }
-        let stale = self.peek_at(key, now);
         {
             let mut state = flight.state.lock();
             state.join(&flight, begin.thread, since);
@@ -139,7 +142,7 @@ impl Engine {
             state.positions = positions;
             state.stale = stale.as_ref().map(|found| found.entry.clone());
         }
-        let invalidated = self.was_invalidated(key, stale.as_ref(), lock, now);
+        let invalidated = self.was_invalidated(key, stale.as_ref(), held.as_ref(), lock, now);
         lock.attach(&flight);
         Begun::Lead { token: flight.token, stale, invalidated }
     }
@@ -184,7 +187,9 @@ impl Engine {
             let cut = verdict.mark.hard;
             let made =
                 if is_newest || !watchers.is_empty() { self.make(&flight, loaded, &tied, now) } else { Made::Nothing };
-            self.land(token, &watchers, &made.landed(cut));
+            if !watchers.is_empty() {
+                self.land(token, &watchers, &made.landed(cut));
+            }
             let (stored, dead_at) = if is_newest && cut == 0 {
                 self.store(&mut lock, &flight, made, &verdict, &tied, now)
             } else {

@@ -83,8 +83,9 @@ impl Engine {
                 gone.push(Arc::clone(&flight));
                 continue;
             }
-            let stale = self.peek_at(&flight.key, now);
-            let invalidated = self.was_invalidated(&flight.key, stale.as_ref(), &mut lock, now);
+            let held = self.memory.peek(&flight.key);
+            let stale = held.clone().and_then(|entry| self.judge(entry, now));
+            let invalidated = self.was_invalidated(&flight.key, stale.as_ref(), held.as_ref(), &mut lock, now);
             if invalidated && stale.is_none() {
                 // What it was to refresh is gone, and nobody waits for it.
                 lock.detach_if(&flight);

@@ -24,6 +24,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use smallvec::SmallVec;
+
 use crate::clock::Millis;
 use crate::engine::{Positions, ThreadId};
 use crate::entry::Entry;
@@ -83,7 +85,7 @@ pub struct FlightState {
     /// A soft invalidation came while it ran: what it brings is stored as stale.
     pub outdated: bool,
     /// Each waiting caller: its thread, and when it came, in nanoseconds of the engine's clock.
-    pub waiting: Vec<(ThreadId, u64)>,
+    pub waiting: SmallVec<[(ThreadId, u64); 1]>,
     /// The other threads that wait, each once.
     pub watchers: Vec<ThreadId>,
     /// Nobody in its own thread waits any more.
@@ -118,7 +120,7 @@ impl Flight {
                 permit: None,
                 links: Box::default(),
                 outdated: false,
-                waiting: Vec::new(),
+                waiting: SmallVec::new(),
                 watchers: Vec::new(),
                 abandoned: false,
                 kept: false,
