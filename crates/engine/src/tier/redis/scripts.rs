@@ -94,6 +94,13 @@ const STAMPS: &str = "\
       if px == '0' then redis.call('SET', v, bytes) else redis.call('SET', v, bytes, 'PX', px) end\n\
     end\n";
 
+/// `v; number, epoch, envelope, px, till, ...`: what stores a value under a number that it has been given, or began at, begins with.
+const NUMBERED: &str = "\
+    if late(ARGV[5]) then return LATE end\n\
+    local v, n, e, px = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[4]\n\
+    local marks, till, there, of = read(v)\n\
+    local is_older = marks and of == e and there > n\n";
+
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident, $parts:expr) => {
         $(#[$doc])*
@@ -206,21 +213,17 @@ script!(
 );
 
 script!(
-    /// `v; number, epoch, envelope, px, ended, till` lands what was published under that number, unless there is something newer already, and
+    /// `v; number, epoch, envelope, px, till, ended` lands what was published under that number, unless there is something newer already, and
     /// takes back `ended` marks.
     LAND,
     [
         CLOCK,
         STAMPS,
-        "if late(ARGV[6]) then return LATE end\n\
-         local v, n, e, px = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[4]\n\
-         local marks, till, there, of = read(v)\n\
-         if marks then\n\
-           marks = math.max(0, marks - tonumber(ARGV[5]))\n\
-           if of == e and there > n then\n\
-             redis.call('SETRANGE', v, 4, struct.pack('<I4I8', marks, till))\n\
-             return 0\n\
-           end\n\
+        NUMBERED,
+        "if marks then marks = math.max(0, marks - tonumber(ARGV[6])) end\n\
+         if is_older then\n\
+           redis.call('SETRANGE', v, 4, struct.pack('<I4I8', marks, till))\n\
+           return 0\n\
          end\n\
          store(v, stamp(marks or 0, till or 0, n, e) .. ARGV[3], px)\n\
          return 1"
@@ -233,15 +236,9 @@ script!(
     [
         CLOCK,
         STAMPS,
-        "if late(ARGV[5]) then return LATE end\n\
-         local v, n, e = KEYS[1], tonumber(ARGV[1]), ARGV[2]\n\
-         local marks, till, there, of = read(v)\n\
-         if marks then\n\
-           if marks > 0 then return 0 end\n\
-           if of == e and there > n then return 0 end\n\
-           if of ~= e and redis.call('STRLEN', v) <= 32 then return 0 end\n\
-         end\n\
-         store(v, stamp(0, 0, n, e) .. ARGV[3], ARGV[4])\n\
+        NUMBERED,
+        "if marks and (marks > 0 or is_older or of ~= e and redis.call('STRLEN', v) <= 32) then return 0 end\n\
+         store(v, stamp(0, 0, n, e) .. ARGV[3], px)\n\
          return 1"
     ]
 );

@@ -225,7 +225,7 @@ impl Writes {
     ) -> Result<(), TierError> {
         let (seq, px, marks) = (position.seq.to_string(), px.to_string(), marks.to_string());
         let (epoch, till) = (position.epoch.to_le_bytes(), self.till(envelope));
-        let args: [&[u8]; 6] = [seq.as_bytes(), &epoch, envelope, px.as_bytes(), marks.as_bytes(), till.as_bytes()];
+        let args: [&[u8]; 6] = [seq.as_bytes(), &epoch, envelope, px.as_bytes(), till.as_bytes(), marks.as_bytes()];
         scripts::LAND.call(&self.link, &[&self.name(key)], &args).await.map(|_| ())
     }
 
