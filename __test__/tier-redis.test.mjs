@@ -1,6 +1,6 @@
 // Guards processes that share a Redis: what one invalidates no other serves, and Redis being slow, gone or emptied is survived by all.
 
-import { redis } from '../index.js'
+import { cloudflareKV, redis } from '../index.js'
 import { assert, openTiered as open, rejects, test } from './helpers/kv.mjs'
 import { controlled, counted, until } from './helpers/async.mjs'
 import { startRedis } from './helpers/redis.mjs'
@@ -233,6 +233,13 @@ test('a cache whose Redis is away from the start works by itself, and says so on
     assert.doesNotMatch(told, /secret/)
     await rejects(cache.close({ timeout: 20 }), 'TIER', 'redis')
   }
+})
+
+test('a version that cannot be had is an error of the tier that was asked for it, not of the farthest', async t => {
+  const port = await deadPort()
+  const far = { accountId: 'a', namespaceId: 'n', apiToken: 't', baseUrl: `http://127.0.0.1:${port}`, timeout: 100 }
+  const cache = open(t, { tiers: [redis({ url: `redis://127.0.0.1:${port}`, timeout: 100 }), cloudflareKV(far)] })
+  await assert.rejects(cache.versioned('v').publish('x', 1), { code: 'ERR_KVCACHE_TIER', tier: 'redis' })
 })
 
 test('a look-up of a tier without a log to read does not hold a get up, however long its timeout', async t => {
