@@ -82,17 +82,18 @@ export class Behind {
    */
   seekOne(flight, { load, refresh, loads = true }) {
     let isWanted = false
-    let isStale = false
     const known = later(() => {
-      if (isStale && !this.core.closed) refresh?.()
-      if (isWanted && !flight.done) load(flight)
+      if (!isWanted) {
+        if (!this.core.closed) refresh?.()
+      } else if (!flight.done) {
+        load(flight)
+      }
     })
-    flight.onStale = () => {
-      isStale = true
-    }
+    // A fresh value leaves nothing to do.
+    flight.onStale = known
     flight.seeking = wanted => {
       isWanted = wanted
-      known()
+      if (wanted) known()
     }
     this.#gather(flight, false, loads)
   }
@@ -297,8 +298,12 @@ export class Behind {
  * @returns {() => void}
  */
 function later(run) {
-  let call = () => {}
+  let call = nothing
+  /** @type {Promise<void>} */
+  const called = new Promise(resolve => { call = resolve })
   // What a promise runs, it runs in the context that it was given in.
-  void new Promise(resolve => { call = () => resolve(undefined) }).then(run)
+  void called.then(run)
   return call
 }
+
+function nothing() {}

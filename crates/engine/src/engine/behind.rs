@@ -15,7 +15,7 @@ use crate::clock::{FOREVER, Millis};
 use crate::entry::{Entry, Freshness};
 use crate::invalidation::target::Target;
 use crate::load::breaker::Outcome;
-use crate::load::flights::{KeyLock, Phase, Token};
+use crate::load::flights::{KeyLock, Phase, PreHashed, Token};
 use crate::memory::hash_key;
 use crate::stats::counters::RouteEvent;
 use crate::stats::tiers::TierFigures;
@@ -69,7 +69,7 @@ pub trait Behind: Send + Sync {
 }
 
 /// What a look-up has found, until the flight's thread takes it.
-pub(super) type SoughtMap = HashMap<Token, (Entry, BatchEnd)>;
+pub(super) type SoughtMap = HashMap<Token, (Entry, BatchEnd), PreHashed>;
 
 impl Engine {
     /// Puts tiers behind memory, once.
@@ -103,8 +103,11 @@ impl Engine {
     /// if it had been loaded, but keeps its ages; one for a failed load becomes the copy in hand. Then the flights' threads are told, of
     /// all at once: a thread that is woken for each would do little else.
     pub fn sought(&self, results: impl IntoIterator<Item = (Token, Option<Entry>)>) {
-        let told: SmallVec<[_; 4]> =
-            results.into_iter().filter_map(|(token, found)| Some((token, self.seek_ended(token, found)?))).collect();
+        let ended = self.clock.now_nanos();
+        let told: SmallVec<[_; 4]> = results
+            .into_iter()
+            .filter_map(|(token, found)| Some((token, self.seek_ended(token, found, ended)?)))
+            .collect();
         for (token, thread) in told {
             if !self.figures.post(thread, Event::Sought(token)) {
                 self.sought.lock().remove(&token);
@@ -112,10 +115,9 @@ impl Engine {
         }
     }
 
-    /// Which thread is to be told.
-    fn seek_ended(&self, token: Token, found: Option<Entry>) -> Option<ThreadId> {
+    /// Which thread is to be told. `ended` is this moment, more or less, in nanoseconds.
+    fn seek_ended(&self, token: Token, found: Option<Entry>, ended: u64) -> Option<ThreadId> {
         let flight = self.flights.by_token(token)?;
-        let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
         let mut dead_at = FOREVER;
         let mut over = None;

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::chaos::{Chaos, Ills};
 use super::guarded::Guarded;
 use super::{Answer, Fact, Key, Put, Record, Rest, Tier, TierErrorKind, unix_now};
@@ -37,7 +39,7 @@ pub fn record(key: &str, value: &str, seq: u64) -> Record {
         key: key.as_bytes().into(),
         metadata: Arc::default(),
         links: Arc::default(),
-        value: value.as_bytes().into(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
         kind: Kind::Text,
         codec: None,
         raw_len: value.len() as u32,
@@ -79,7 +81,7 @@ fn samples() -> Vec<Record> {
     let links = Arc::from(&b"\x01\x03abc"[..]);
     let base = |key: &str, kind, value: &[u8]| Record {
         kind,
-        value: value.into(),
+        value: Bytes::copy_from_slice(value),
         raw_len: value.len() as u32,
         ascii: matches!(kind, Kind::Json | Kind::Text) && value.is_ascii(),
         ..record(&format!("conf:sample:{key}"), "", u64::MAX - 7)
@@ -142,7 +144,11 @@ async fn answers_in_the_order_of_the_keys(tier: &dyn Tier) {
     for (key, answer) in asked.iter().zip(answers) {
         let there = keys.iter().step_by(2).any(|k| k.as_bytes() == &**key);
         let found = answer.unwrap_or_else(|error| panic!("a missing key is no error: {error}"));
-        assert_eq!(found.map(|record| record.value), there.then(|| key.clone()), "each key has its own answer");
+        assert_eq!(
+            found.map(|record| record.value),
+            there.then(|| Bytes::copy_from_slice(key)),
+            "each key has its own answer"
+        );
     }
     assert!(tier.get_many(Vec::new()).await.is_empty() && tier.put_many(Vec::new()).await.is_empty());
 }
@@ -249,7 +255,7 @@ async fn takes_many_calls_at_once(tier: Arc<dyn Tier>) {
                 let key = format!("conf:many:{n}");
                 put(&*tier, vec![record(&key, &key, n)]).await;
                 let found = get(&*tier, &key).await.map(|r| r.map(|r| r.value));
-                assert_eq!(found, Ok(Some(key.as_bytes().into())), "own writes are seen");
+                assert_eq!(found, Ok(Some(Bytes::from(key))), "own writes are seen");
             })
         })
         .collect();

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf, Bytes};
+
 use super::Key;
 use crate::clock::FOREVER;
 use crate::codec::Algorithm;
-use crate::codec::envelope::{Clocks, Envelope};
+use crate::codec::envelope::{Clocks, Envelope, Error};
 use crate::entry::{Entry, Kind};
 
 /// An entry as tiers have it. Moments are milliseconds since the UNIX epoch, [`FOREVER`] for never. Cheap to clone.
@@ -16,8 +18,8 @@ pub struct Record {
     pub metadata: Arc<[u8]>,
     /// Encoded tags and parents, or empty.
     pub links: Arc<[u8]>,
-    /// As `codec` left it.
-    pub value: Arc<[u8]>,
+    /// As `codec` left it. It may keep what it was read from.
+    pub value: Bytes,
     pub kind: Kind,
     pub codec: Option<Algorithm>,
     /// Bytes before compression.
@@ -72,11 +74,34 @@ impl Record {
 
     /// A copy of what an envelope holds.
     pub fn from_envelope(e: &Envelope<'_>) -> Self {
+        Self::with(e, e.key.into(), Bytes::copy_from_slice(e.value))
+    }
+
+    /// What an envelope holds that was found under `key`; its value is not copied. None if it is of another key.
+    ///
+    /// # Errors
+    /// Those of [`Envelope::decode`].
+    pub fn within(mut envelope: Bytes, key: &Key) -> Result<Option<Self>, Error> {
+        let decoded = Envelope::decode(&envelope)?;
+        if decoded.key != &**key {
+            return Ok(None);
+        }
+        // The value is the last part.
+        let before = envelope.len() - decoded.value.len();
+        let mut record = Self::with(&decoded, Arc::clone(key), Bytes::new());
+        envelope.advance(before);
+        record.value = envelope;
+        Ok(Some(record))
+    }
+
+    fn with(e: &Envelope<'_>, key: Key, value: Bytes) -> Self {
+        // Mostly there is none, which costs no allocation.
+        let part = |bytes: &[u8]| if bytes.is_empty() { Arc::default() } else { bytes.into() };
         Self {
-            key: e.key.into(),
-            metadata: e.metadata.into(),
-            links: e.links.into(),
-            value: e.value.into(),
+            key,
+            metadata: part(e.metadata),
+            links: part(e.links),
+            value,
             kind: e.kind,
             codec: e.codec,
             raw_len: e.raw_len,

@@ -5,16 +5,25 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Threads; they wait for the network more than they work.
-const THREADS: usize = 2;
+/// Threads. With a second one a call is handed to and fro between the two, and each time one of them is woken, which costs
+/// more than it gains; what [lasts](lasting) lets another take over.
+const THREADS: usize = 1;
 
 /// How long the end waits for what still runs.
 const GRACE: Duration = Duration::from_secs(1);
 
 static SHARED: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
 
-/// A tokio runtime of two threads. Who drops the last reference to it outside of its own threads waits, a second at most,
-/// until they have ended.
+/// Runs what keeps a thread busy for long; on one of the runtime's so that its other tasks go on.
+pub fn lasting<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// A tokio runtime of one thread, and of more while something [lasts](lasting). Who drops the last reference to it outside of
+/// its own threads waits, a second at most, until they have ended.
 #[derive(Debug)]
 pub struct Runtime(Option<tokio::runtime::Runtime>);
 

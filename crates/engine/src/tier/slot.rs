@@ -15,11 +15,13 @@ use tokio::time::{Instant, timeout_at};
 use super::debts;
 use super::ledger::Ledger;
 use super::outbox::{Known, Op, Outbox, Owed, Post};
+use super::runtime;
 use super::stack::{Layer, Tiers};
 use super::{
     Answer, Fact, Guarded, Key, Put, Record, Rest, SharedLog, Tier, TierError, TierErrorKind, Told, Watcher, text_of,
 };
 use crate::clock::FOREVER;
+use crate::codec::envelope::Clocks;
 use crate::codec::workshop::Tools;
 use crate::engine::{Engine, Event, Trouble};
 use crate::entry::Entry;
@@ -33,6 +35,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Notes of earlier processes that are looked for.
 const MOST_NOTES: usize = 1000;
+
+/// Compressing a value of more bytes lasts: about a millisecond and more.
+const LASTING: usize = 64 * 1024;
 
 /// One tier in its place.
 pub(super) struct Slot {
@@ -194,8 +199,8 @@ impl Slot {
         }
     }
 
-    /// The entry of a record that nothing has cut.
-    pub fn judged(&self, engine: &Engine, record: &Record) -> Option<Entry> {
+    /// The entry of a record that nothing has cut; `clocks` are those of this moment, more or less.
+    pub fn judged(&self, record: &Record, clocks: &Clocks) -> Option<Entry> {
         if self.outbox.cuts(record) {
             return None;
         }
@@ -203,7 +208,7 @@ impl Slot {
         if hard > 0 {
             return None;
         }
-        let entry = record.envelope().entry(0, &engine.clocks());
+        let entry = record.envelope().entry(0, clocks);
         Some(if soft > 0 { entry.outdated() } else { entry })
     }
 
@@ -278,12 +283,12 @@ impl Slot {
         }
         let was_well = self.guarded.rest() == Rest::Closed;
         let answers = self.guarded.get_many(asked.iter().map(|n| Arc::clone(&keys[*n])).collect()).await;
-        let mut told = false;
+        let (mut told, clocks) = (false, engine.clocks());
         for (n, answer) in asked.into_iter().zip(answers) {
             match answer {
                 Ok(Some(record)) => {
-                    if self.outlived_its_parents(&record).await {
-                        found[n] = self.judged(&engine, &record);
+                    if record.links.is_empty() || self.outlived_its_parents(&record).await {
+                        found[n] = self.judged(&record, &clocks);
                     }
                 }
                 Ok(None) => {}
@@ -321,6 +326,22 @@ impl Slot {
         self.guarded.flush_until(deadline).await
     }
 
+    /// An entry in the form that the tier is to have it in: compressed or not.
+    fn form(&self, engine: &Engine, entry: &Entry) -> Entry {
+        let form = engine.form_of(entry);
+        let plain_below = self.guarded.plain_below();
+        if form.codec().is_some() && form.raw_len() < plain_below {
+            return if entry.codec().is_none() { entry.clone() } else { self.plain(form) };
+        }
+        if form.codec().is_none()
+            && let Some(compression) = engine.compression()
+            && form.value().len() > compression.threshold.max(plain_below)
+        {
+            return self.tools.lock().compress(&form, &compression).unwrap_or(form);
+        }
+        form
+    }
+
     /// An entry with its value decompressed.
     fn plain(&self, entry: Entry) -> Entry {
         let inflated = self.tools.lock().inflate(entry);
@@ -335,16 +356,8 @@ impl Post for Slot {
     fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record {
         let Some(shared) = self.shared.upgrade() else { return Record::of(entry, 0, &NO_CLOCKS) };
         let Some(engine) = shared.engine() else { return Record::of(entry, shared.epoch(), &NO_CLOCKS) };
-        let mut form = engine.form_of(entry);
-        let plain_below = self.guarded.plain_below();
-        if form.codec().is_some() && form.raw_len() < plain_below {
-            form = if entry.codec().is_none() { entry.clone() } else { self.plain(form) };
-        } else if form.codec().is_none()
-            && let Some(compression) = engine.compression()
-            && form.value().len() > compression.threshold.max(plain_below)
-        {
-            form = self.tools.lock().compress(&form, &compression).unwrap_or(form);
-        }
+        let form = || self.form(&engine, entry);
+        let form = if entry.raw_len() > LASTING { runtime::lasting(form) } else { form() };
         let mut record = Record::of(&form, shared.epoch(), &engine.clocks());
         if let Some((epoch, seq)) = load.filter(|_| self.guarded.log().is_some()) {
             (record.epoch, record.seq) = (epoch, seq);
@@ -378,7 +391,7 @@ impl Post for Slot {
     }
 }
 
-const NO_CLOCKS: crate::codec::envelope::Clocks = crate::codec::envelope::Clocks { now: 0, unix: 0 };
+const NO_CLOCKS: Clocks = Clocks { now: 0, unix: 0 };
 
 impl Watcher for Slot {
     fn told(&self, facts: &[Told]) {

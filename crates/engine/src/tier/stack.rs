@@ -198,10 +198,11 @@ impl Tiers {
             let asked: Vec<usize> =
                 open.iter().copied().filter(|n| !seeks[*n].fresh_only || slot.guarded.log().is_some()).collect();
             let keys = asked.iter().map(|n| Arc::clone(&seeks[*n].key)).collect();
-            for (n, entry) in asked.into_iter().zip(slot.get(keys).await) {
+            let entries = slot.get(keys).await;
+            let Some(now) = self.engine.upgrade().map(|engine| engine.clocks().now) else { return };
+            for (n, entry) in asked.into_iter().zip(entries) {
                 let Some(entry) = entry else { continue };
-                let Some(engine) = self.engine.upgrade() else { return };
-                let freshness = entry.freshness(engine.clocks().now);
+                let freshness = entry.freshness(now);
                 let enough = match freshness {
                     Freshness::Fresh => !entry.is_outdated() || !seeks[n].fresh_only,
                     Freshness::Stale => !seeks[n].fresh_only,
@@ -351,7 +352,7 @@ impl Behind for Tiers {
         if !slot.unknown_parents(&record).is_empty() {
             return None;
         }
-        slot.judged(engine, &record)
+        slot.judged(&record, &engine.clocks())
     }
 
     fn stored(&self, entry: &Entry, load: Option<&Positions>) {

@@ -17,6 +17,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use twox_hash::XxHash3_64;
@@ -196,7 +197,7 @@ pub fn read(key: &Key, text: &str, metadata: Option<&RawValue>) -> Result<Stored
         key: key.clone(),
         metadata: user.map_or("", RawValue::get).as_bytes().into(),
         links: links.map_err(|_| corrupt("links that are no base64"))?.into(),
-        value: std::sync::Arc::default(),
+        value: Bytes::new(),
         kind,
         codec,
         raw_len: ours.r.unwrap_or(0),
@@ -227,7 +228,7 @@ pub fn with_bytes(mut record: Box<Record>, sum: &str, bytes: &[u8]) -> Result<St
 }
 
 fn set_value(record: &mut Record, bytes: &[u8]) {
-    record.value = bytes.into();
+    record.value = Bytes::copy_from_slice(bytes);
     if record.codec.is_none() {
         record.raw_len = bytes.len() as u32;
         record.ascii = record.kind.is_text() && bytes.is_ascii();

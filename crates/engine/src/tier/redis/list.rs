@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, Value, cmd};
 
@@ -30,7 +31,7 @@ pub async fn list(
     link: &Link,
     names_begin: &[u8],
     (prefix, limit, cursor): (Vec<u8>, usize, Option<String>),
-    judge: impl Fn(&Key, Vec<u8>) -> Found,
+    judge: impl Fn(&Key, Bytes) -> Found,
 ) -> Result<Page, TierError> {
     let limit = limit.max(1);
     let mut after: Option<Vec<u8>> = cursor.map(String::into_bytes);

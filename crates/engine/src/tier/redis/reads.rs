@@ -4,12 +4,14 @@
 //! so that the more is asked for at once, the more goes together, and nothing waits on a timer.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::cluster_routing::Slot;
-use redis::{Value, cmd};
+use redis::{RedisWrite, ToRedisArgs, Value, cmd};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::link::Link;
@@ -23,11 +25,26 @@ const MOST_AT_ONCE: usize = 4;
 const MOST_KEYS: usize = 256;
 
 /// What is under a key, as it lies there.
-pub type Raw = Result<Option<Vec<u8>>, TierError>;
+pub type Raw = Result<Option<Bytes>, TierError>;
 
 struct Ask {
     keys: Vec<Key>,
     answer: oneshot::Sender<Vec<Raw>>,
+}
+
+/// What a key is called in Redis, put together where it is sent.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    prefix: &'a [u8],
+    key: &'a [u8],
+}
+
+impl ToRedisArgs for Name<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut writer = out.writer_for_next_arg();
+        // It is memory, which takes everything.
+        let _ = writer.write_all(self.prefix).and_then(|()| writer.write_all(self.key));
+    }
 }
 
 /// See the module.
@@ -78,8 +95,8 @@ impl Reads {
     async fn send(&self, asks: Vec<Ask>) {
         // Whoever has let go is asked for no more.
         let asks: Vec<_> = asks.into_iter().filter(|ask| !ask.answer.is_closed()).collect();
-        let names: Vec<Vec<u8>> =
-            asks.iter().flat_map(|ask| &ask.keys).map(|key| [&self.prefix, &**key].concat()).collect();
+        let name = |key| Name { prefix: &self.prefix, key };
+        let names: Vec<_> = asks.iter().flat_map(|ask| &ask.keys).map(|key| name(&**key)).collect();
         let mut found = if self.link.is_cluster() { self.by_slot(&names).await } else { self.by_chunk(&names).await };
         let mut rest = found.drain(..);
         for ask in asks {
@@ -88,18 +105,18 @@ impl Reads {
         }
     }
 
-    async fn by_chunk(&self, names: &[Vec<u8>]) -> Vec<Raw> {
-        let calls = names.chunks(MOST_KEYS).map(|chunk| self.mget(chunk.iter().map(Vec::as_slice).collect()));
-        join_all(calls).await.into_iter().flatten().collect()
+    async fn by_chunk(&self, names: &[Name<'_>]) -> Vec<Raw> {
+        join_all(names.chunks(MOST_KEYS).map(|chunk| self.mget(chunk))).await.into_iter().flatten().collect()
     }
 
-    async fn by_slot(&self, names: &[Vec<u8>]) -> Vec<Raw> {
+    async fn by_slot(&self, names: &[Name<'_>]) -> Vec<Raw> {
         let mut slots: HashMap<Slot, Vec<usize>> = HashMap::new();
         for (at, name) in names.iter().enumerate() {
-            slots.entry(Slot::for_key(name)).or_default().push(at);
+            slots.entry(Slot::for_key([name.prefix, name.key].concat())).or_default().push(at);
         }
         let calls = slots.into_values().map(|places| async {
-            let found = self.mget(places.iter().map(|at| &names[*at][..]).collect()).await;
+            let asked: Vec<_> = places.iter().map(|at| names[*at]).collect();
+            let found = self.mget(&asked).await;
             places.into_iter().zip(found)
         });
         let mut all: Vec<Raw> = names.iter().map(|_| Err(odd())).collect();
@@ -109,16 +126,16 @@ impl Reads {
         all
     }
 
-    async fn mget(&self, names: Vec<&[u8]>) -> Vec<Raw> {
+    async fn mget(&self, names: &[Name<'_>]) -> Vec<Raw> {
         let mut cmd = cmd("MGET");
-        for name in &names {
+        for name in names {
             cmd.arg(*name);
         }
         match self.link.call(&cmd).await {
             Ok(Value::Array(values)) if values.len() == names.len() => values
                 .into_iter()
                 .map(|value| match value {
-                    Value::BulkString(bytes) => Ok(Some(bytes)),
+                    Value::BulkString(bytes) => Ok(Some(bytes.into())),
                     Value::Nil => Ok(None),
                     _ => Err(odd()),
                 })

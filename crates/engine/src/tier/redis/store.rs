@@ -5,6 +5,7 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::RwLock;
@@ -15,13 +16,22 @@ use super::feed::{BLOCK, Feed};
 use super::leases::RedisLeases;
 use super::link::Link;
 use super::list;
-use super::reads::Reads;
+use super::reads::{self, Reads};
 use super::settings::{Place, Settings};
 use super::wire::{self, Stored};
 use super::writes::Writes;
 use crate::tier::{
     Answer, Fact, Found, Key, Leases, Page, Position, Put, SharedLog, Tier, TierError, Watcher, ready, unix_now,
 };
+
+/// What what is found is judged by: taken once for all that came together, after it has come.
+struct Moment {
+    position: Position,
+    /// By Redis's clock, as [`Feed::till`] gives it.
+    of_redis: u64,
+    /// Milliseconds since the UNIX epoch.
+    unix: u64,
+}
 
 /// Redis as a tier.
 pub struct RedisTier {
@@ -96,21 +106,24 @@ impl RedisTier {
         self.feed.check()
     }
 
-    /// What of that which was found under a key is to be given.
-    fn judge(&self, key: &Key, found: Vec<u8>) -> Found {
+    /// What of that which was found under a key is to be given, by what is known now.
+    fn judge(&self, key: &Key, found: Bytes, now: &Moment) -> Found {
         let Stored::Stamped { seq, epoch, under_way, envelope } = wire::read(found)? else { return Ok(None) };
-        let position = self.feed.standing();
         let is_superseded = self.feed.recent(|recent| {
-            if under_way.is_some_and(|until| until >= self.feed.till(Duration::ZERO)) {
-                recent.note_under_way(key, position.seq);
+            if under_way.is_some_and(|until| until >= now.of_redis) {
+                recent.note_under_way(key, now.position.seq);
             }
             recent.is_superseded(key, seq)
         });
-        if epoch != position.epoch || is_superseded || envelope.is_empty() {
+        if epoch != now.position.epoch || is_superseded || envelope.is_empty() {
             return Ok(None);
         }
-        let now = unix_now();
-        wire::record(key, &envelope, seq, epoch).map(|record| record.filter(|record| record.is_alive(now)))
+        let record = wire::record(key, envelope, seq, epoch)?;
+        Ok(record.filter(|record| record.is_alive(now.unix)))
+    }
+
+    fn now(&self) -> Moment {
+        Moment { position: self.feed.standing(), of_redis: self.feed.till(Duration::ZERO), unix: unix_now() }
     }
 
     fn stop(&self) {
@@ -144,7 +157,10 @@ impl Tier for RedisTier {
                 return each(keys.len(), &error);
             }
             let Some(found) = self.reads.get(keys.clone()).await else { return each(keys.len(), &TierError::closed()) };
-            keys.iter().zip(found).map(|(key, found)| found?.map_or(Ok(None), |found| self.judge(key, found))).collect()
+            let now = self.now();
+            let judge =
+                |(key, found): (&Key, reads::Raw)| found?.map_or(Ok(None), |found| self.judge(key, found, &now));
+            keys.iter().zip(found).map(judge).collect()
         })
     }
 
@@ -171,7 +187,7 @@ impl Tier for RedisTier {
     fn list(&self, prefix: Vec<u8>, limit: usize, cursor: Option<String>) -> Answer<'_, Result<Page, TierError>> {
         Box::pin(async move {
             self.vouched().await?;
-            let judge = |key: &Key, found| self.judge(key, found);
+            let judge = |key: &Key, found| self.judge(key, found, &self.now());
             list::list(&self.reads, &self.link, &self.values, (prefix, limit, cursor), judge).await
         })
     }

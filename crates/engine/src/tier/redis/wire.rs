@@ -15,10 +15,10 @@
 
 use std::fmt;
 
+use bytes::{Buf, Bytes};
 use redis::Value;
 
 use crate::clock::FOREVER;
-use crate::codec::envelope::Envelope;
 use crate::invalidation::target::{Target, TargetKind};
 use crate::tier::{Fact, Found, Key, Position, Record, TierError, TierErrorKind, target_of, text_of};
 
@@ -30,7 +30,7 @@ pub enum Stored {
     /// Nothing of ours.
     None,
     /// A stamp, and what comes after it; until when a write is under way, if one is.
-    Stamped { seq: u64, epoch: u64, under_way: Option<u64>, envelope: Vec<u8> },
+    Stamped { seq: u64, epoch: u64, under_way: Option<u64>, envelope: Bytes },
 }
 
 fn corrupt(why: impl fmt::Display) -> TierError {
@@ -42,7 +42,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Reads a value.
-pub fn read(mut bytes: Vec<u8>) -> Result<Stored, TierError> {
+pub fn read(mut bytes: Bytes) -> Result<Stored, TierError> {
     if !bytes.starts_with(&MAGIC[..3]) {
         return Ok(Stored::None);
     }
@@ -51,17 +51,15 @@ pub fn read(mut bytes: Vec<u8>) -> Result<Stored, TierError> {
         return Err(corrupt("the value was written by a later version"));
     }
     let under_way = u64_at(&bytes, 8).filter(|_| bytes[4..8] != [0; 4]);
-    bytes.drain(..STAMP);
+    bytes.advance(STAMP);
     Ok(Stored::Stamped { seq, epoch, under_way, envelope: bytes })
 }
 
 /// The record in an envelope, with the stamp's number.
-pub fn record(key: &Key, envelope: &[u8], seq: u64, epoch: u64) -> Found {
-    let envelope = Envelope::decode(envelope).map_err(corrupt)?;
-    if envelope.key != &**key {
-        return Err(corrupt("the value is of another key"));
-    }
-    Ok(Some(Record { key: key.clone(), seq, epoch, ..Record::from_envelope(&envelope) }))
+pub fn record(key: &Key, envelope: Bytes, seq: u64, epoch: u64) -> Found {
+    let record = Record::within(envelope, key).map_err(corrupt)?;
+    let record = record.ok_or_else(|| corrupt("the value is of another key"))?;
+    Ok(Some(Record { seq, epoch, ..record }))
 }
 
 /// The envelope of a record.
@@ -256,10 +254,10 @@ mod tests {
 
     #[test]
     fn values_of_others_are_none_and_later_ones_an_error() {
-        let none = |bytes: &[u8]| matches!(read(bytes.to_vec()), Ok(Stored::None));
+        let none = |bytes: &[u8]| matches!(read(Bytes::copy_from_slice(bytes)), Ok(Stored::None));
         assert!(none(b"") && none(b"12") && none(b"KVR\x01") && none(&[0; 40]));
         let mut later = [0; 40];
         later[..4].copy_from_slice(b"KVR\x02");
-        assert_eq!(read(later.to_vec()).err().unwrap().kind, TierErrorKind::Corrupt);
+        assert_eq!(read(Bytes::copy_from_slice(&later)).err().unwrap().kind, TierErrorKind::Corrupt);
     }
 }
