@@ -149,4 +149,8 @@ impl Tier for Chaos {
     fn is_awaited(&self) -> bool {
         self.tier.is_awaited()
     }
+
+    fn list_takes(&self) -> u32 {
+        self.tier.list_takes()
+    }
 }

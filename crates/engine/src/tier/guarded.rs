@@ -126,8 +126,8 @@ impl Guarded {
         answers
     }
 
-    fn late(&self) -> TierError {
-        let message = format!("tier '{}' gave no answer within {} ms", self.tier.name(), self.timeout.as_millis());
+    fn late(&self, most: Duration) -> TierError {
+        let message = format!("tier '{}' gave no answer within {} ms", self.tier.name(), most.as_millis());
         TierError::new(TierErrorKind::Timeout, message)
     }
 
@@ -142,7 +142,7 @@ impl Guarded {
             Ok(trial) => trial,
             Err(resting) => return same(resting),
         };
-        let answers: Vec<_> = timeout(self.timeout, call()).await.unwrap_or_else(|_| same(self.late()));
+        let answers: Vec<_> = timeout(self.timeout, call()).await.unwrap_or_else(|_| same(self.late(self.timeout)));
         Self::add(&self.errors, answers.iter().filter(|answer| answer.is_err()).count());
         // One key that was answered says that the tier is well.
         let ill = |answer: &Result<T, TierError>| answer.as_ref().is_err_and(|error| error.kind.is_illness());
@@ -155,8 +155,17 @@ impl Guarded {
         &'a self,
         call: impl FnOnce() -> Answer<'a, Result<T, TierError>> + Send,
     ) -> Result<T, TierError> {
+        self.one_within(self.timeout, call).await
+    }
+
+    /// One that may take so long.
+    async fn one_within<'a, T: Send + 'a>(
+        &'a self,
+        most: Duration,
+        call: impl FnOnce() -> Answer<'a, Result<T, TierError>> + Send,
+    ) -> Result<T, TierError> {
         let trial = self.admit()?;
-        let answer = timeout(self.timeout, call()).await.unwrap_or_else(|_| Err(self.late()));
+        let answer = timeout(most, call()).await.unwrap_or_else(|_| Err(self.late(most)));
         Self::add(&self.errors, usize::from(answer.is_err()));
         self.settle(trial, answer.as_ref().is_err_and(|error| error.kind.is_illness()));
         answer
@@ -217,7 +226,7 @@ impl Tier for Guarded {
     }
 
     fn list(&self, prefix: Vec<u8>, limit: usize, cursor: Option<String>) -> Answer<'_, Result<Page, TierError>> {
-        Box::pin(self.one(move || self.tier.list(prefix, limit, cursor)))
+        Box::pin(self.one_within(self.timeout * self.list_takes(), move || self.tier.list(prefix, limit, cursor)))
     }
 
     fn write_marker(&self, fact: Fact) -> Answer<'_, Result<(), TierError>> {
@@ -269,5 +278,9 @@ impl Tier for Guarded {
 
     fn is_awaited(&self) -> bool {
         self.tier.is_awaited()
+    }
+
+    fn list_takes(&self) -> u32 {
+        self.tier.list_takes()
     }
 }

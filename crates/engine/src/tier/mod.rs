@@ -146,6 +146,12 @@ pub trait Tier: Send + Sync + 'static {
         0
     }
 
+    /// How many times the timeout of a call a listing may take: more than once where it is a walk, of which each step has a timeout of
+    /// its own.
+    fn list_takes(&self) -> u32 {
+        1
+    }
+
     /// Whether who writes waits until it has the record, since others read it from the moment they are told.
     fn is_awaited(&self) -> bool {
         false

@@ -1,8 +1,8 @@
 //! Listing and markers: what walks through many keys or fields.
 //!
 //! Redis has no order of keys. A page is found by a walk through all keys of the database (`SCAN`), of which the least after the
-//! cursor are kept: memory as for one page, time as for the whole database, about a second a million keys. An index would be
-//! paid for by every write, and in a cluster by another step of it.
+//! cursor are kept: memory as for one page, time as for the whole database. An index would be paid for by every write, and in a
+//! cluster by another step of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

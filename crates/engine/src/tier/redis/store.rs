@@ -24,6 +24,9 @@ use crate::tier::{
     Answer, Fact, Found, Key, Leases, Page, Position, Put, SharedLog, Tier, TierError, Watcher, ready, unix_now,
 };
 
+/// A listing walks through all keys that there are, a thousand a command.
+const LIST_TAKES: u32 = 60;
+
 /// What what is found is judged by: taken once for all that came together, after it has come.
 struct Moment {
     position: Position,
@@ -190,6 +193,10 @@ impl Tier for RedisTier {
             let judge = |key: &Key, found| self.judge(key, found, &self.now());
             list::list(&self.reads, &self.link, &self.values, (prefix, limit, cursor), judge).await
         })
+    }
+
+    fn list_takes(&self) -> u32 {
+        LIST_TAKES
     }
 
     fn write_marker(&self, fact: Fact) -> Answer<'_, Result<(), TierError>> {
