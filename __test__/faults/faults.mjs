@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { Game, REDIS_LAG, sleep } from './players.mjs'
+import { Game, allowed, sleep } from './players.mjs'
 import { Redis, cluster, freePort, healthy } from './redis.mjs'
 
 const exec = promisify(execFile)
@@ -169,7 +169,7 @@ async function partition(extent) {
     await nets.make()
     redis = new Redis(6379, { command: inside(nets.redis) })
     await redis.start()
-    const game = new Game({ tiers: {} }, { seed: extent.seed, lag: REDIS_LAG })
+    const game = new Game({ tiers: {} }, { seed: extent.seed, lag: allowed.redisLag })
     const server = redis
     return await play(game, extent, async () => {
       await sleep(500)
@@ -260,7 +260,7 @@ const clockSteps = which => async (/** @type {Extent} */ extent) => {
       writeSync(clock, bytes, 0, 8, 0)
     }
     await redis?.start()
-    const game = new Game({ tiers: {} }, { seed: extent.seed, lag: redis ? REDIS_LAG : 0n })
+    const game = new Game({ tiers: {} }, { seed: extent.seed, lag: redis ? allowed.redisLag : 0n })
     game.part.tiers = {
       ...(which === 'redis' ? {} : { disk: { path: join(game.dir, 'store'), maxSize: '64mb' } }),
       ...(redis ? { redis: { url: redis.url } } : {})
@@ -326,14 +326,14 @@ const needsMount = () => (process.platform === 'linux' && isRoot ? undefined : '
 /** @type {Fault[]} */
 export const FAULTS = [
   { name: 'kill', title: 'kill -9 of processes that share a disk path', rounds: { short: 20, long: 200 }, run: killWriters },
-  { name: 'pause', title: 'SIGSTOP of Redis, then SIGCONT', rounds: { short: 1, long: 20 }, lacks: needsRedis, run: pauseRedis },
+  { name: 'pause', title: 'SIGSTOP of Redis, then SIGCONT', rounds: { short: 0, long: 20 }, lacks: needsRedis, run: pauseRedis },
   { name: 'restart', title: 'Redis killed and restarted with its data', rounds: { short: 1, long: 20 }, lacks: needsRedis, run: restartRedis(true) },
-  { name: 'amnesia', title: 'Redis killed and restarted without its data', rounds: { short: 1, long: 20 }, lacks: needsRedis, run: restartRedis(false) },
+  { name: 'amnesia', title: 'Redis killed and restarted without its data', rounds: { short: 0, long: 20 }, lacks: needsRedis, run: restartRedis(false) },
   {
     name: 'amnesia-disk', title: 'the same behind a disk tier of each process', rounds: { short: 1, long: 20 }, lacks: needsRedis,
     run: restartRedis(false, true)
   },
-  { name: 'partition', title: 'a partition that cuts only the log of one process', rounds: { short: 1, long: 20 }, lacks: needsNets, run: partition },
+  { name: 'partition', title: 'a partition that cuts only the log of one process', rounds: { short: 0, long: 20 }, lacks: needsNets, run: partition },
   { name: 'failover', title: 'a master of a cluster killed', rounds: { short: 0, long: 10 }, lacks: needsRedis, run: failover },
   { name: 'clock-disk', title: 'clock steps of an hour, disk', rounds: { short: 4, long: 40 }, lacks: needsClock, run: clockSteps('disk') },
   { name: 'clock-redis', title: 'clock steps of an hour, Redis', rounds: { short: 0, long: 40 }, lacks: () => needsRedis() ?? needsClock(), run: clockSteps('redis') },
