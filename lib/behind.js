@@ -19,6 +19,9 @@ import { wait } from './waiting.js'
 /** Keys that are sought together at most: those who wait for these have theirs while the next are gathered. */
 const TOGETHER = 32
 
+/** How often a key is looked for that is changed again and again meanwhile. */
+const MOST_TIMES = 8
+
 /** Tiers that other processes write to and tell us of. */
 const SHARED = new Set(['disk', 'redis'])
 
@@ -122,15 +125,19 @@ export class Behind {
   }
 
   /**
-   * The value of a key that memory does not hold, or its entry, if a tier has it; loads nothing.
+   * The value of a key that memory does not hold, or its entry, if a tier has it; loads nothing. A key that was changed meanwhile is
+   * looked for again: it may have been put.
    * @param {string} key
    * @param {boolean} whole
    * @param {() => any} [otherwise] what to give where there is none
+   * @param {number} [times] how often it is looked for at most
    * @returns {Promise<any>}
    */
-  find(key, whole, otherwise = () => undefined) {
+  find(key, whole, otherwise = () => undefined, times = MOST_TIMES) {
     const { core } = this
     const { hardTimeout } = core.plain
+    const missing = (/** @type {{ cut: number }} */ flight) => async () =>
+      flight.cut !== 0 && times > 1 ? this.find(key, whole, otherwise, times - 1) : otherwise()
     const nestedIn = parent()
     const data = core.begin(key, { route: 0, origin: core.originNumber('default'), hardTimeout, parent: nestedIn, flags: 0 })
     const token = header[H.TOKEN]
@@ -142,7 +149,8 @@ export class Behind {
         const flight = new Flight(core, key, token, {
           layers, resolved: resolve(...layers, EMPTY), route: 0, reason: 'miss', hasCopy: header[H.HAS_COPY] !== 0, call
         })
-        const answer = wait(core, flight, undefined, Infinity, whole, joined, async () => otherwise(), async () => otherwise())
+        const none = missing(flight)
+        const answer = wait(core, flight, undefined, Infinity, whole, joined, none, none)
         this.seekOne(flight, { load: () => flight.giveUp(), loads: false })
         checkMail()
         return answer
@@ -150,7 +158,7 @@ export class Behind {
       case Status.Join: {
         checkMail()
         const flight = core.flights.get(token) ?? core.remote(key, token)
-        const none = async () => otherwise()
+        const none = missing(flight)
         // That load's failure is not this caller's.
         return wait(core, flight, undefined, Infinity, whole, joined, none, none).catch(() => otherwise())
       }

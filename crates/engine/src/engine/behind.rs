@@ -144,6 +144,8 @@ impl Engine {
                 } else {
                     flight.state.lock().stale = Some(entry);
                 }
+            } else {
+                flight.state.lock().overtaken = true;
             }
         }
         if over.is_none() {

@@ -319,6 +319,7 @@ impl Engine {
         let ended = self.clock.now_nanos();
         let now = ended / 1_000_000;
         let was_cut;
+        let overtaken;
         let watchers;
         {
             let mut lock = self.flights.lock(&flight.key);
@@ -335,6 +336,7 @@ impl Engine {
             self.land(token, &watchers, &landed);
             // One that was cut while it ran has nothing to retry, and no reason to rest.
             was_cut = state.phase == Phase::Cut;
+            overtaken = was_cut || state.overtaken;
             let attached = lock.attached().is_some_and(|f| f.token == token);
             let retry = failed && flight.plan.batch.is_some_and(|batch| self.queue.lock().will_retry(batch));
             if attached && retry {
@@ -352,7 +354,8 @@ impl Engine {
         }
         self.ended(&flight, ended, outcome);
         let again = (failed && !was_cut).then(|| Arc::clone(&flight));
-        Settled { stored: Stored::No, batch: self.finish(&flight, again, now), cut: 0 }
+        let cut = if overtaken && !failed { self.facts.current() } else { 0 };
+        Settled { stored: Stored::No, batch: self.finish(&flight, again, now), cut }
     }
 
     /// What every end of a flight has in common: the breaker, the figures, those who waited.

@@ -84,6 +84,8 @@ pub struct FlightState {
     pub links: Box<[u8]>,
     /// A soft invalidation came while it ran: what it brings is stored as stale.
     pub outdated: bool,
+    /// What was found for it behind memory had been cut meanwhile.
+    pub overtaken: bool,
     /// Each waiting caller: its thread, and when it came, in nanoseconds of the engine's clock.
     pub waiting: SmallVec<[(ThreadId, u64); 1]>,
     /// The other threads that wait, each once.
@@ -120,6 +122,7 @@ impl Flight {
                 permit: None,
                 links: Box::default(),
                 outdated: false,
+                overtaken: false,
                 waiting: SmallVec::new(),
                 watchers: Vec::new(),
                 abandoned: false,

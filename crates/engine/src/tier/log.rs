@@ -6,7 +6,7 @@
 
 use std::sync::Weak;
 
-use super::{Answer, Fact, Key, TierError};
+use super::{Answer, Fact, Key, TierError, ready};
 
 /// A place in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +24,8 @@ pub struct Told {
     pub fact: Fact,
     /// It was written through this very tier object.
     pub own: bool,
+    /// The log of a nearer tier that its writer tells of it, too: see [`SharedLog::tell_too`]. 0 for none.
+    pub too: u64,
 }
 
 /// Who is told what the log has.
@@ -66,6 +68,17 @@ pub trait SharedLog: Send + Sync {
     fn head(&self) -> Option<std::sync::Arc<dyn AsRef<std::sync::atomic::AtomicU32> + Send + Sync>> {
         None
     }
+
+    /// Waits until the watcher has been told of all that the log has now: for what is found here by who has heard of changes elsewhere,
+    /// of which this log was told before.
+    fn caught_up(&self) -> Answer<'_, Result<(), TierError>> {
+        self.catch_up();
+        ready(Ok(()))
+    }
+
+    /// From now on says of what it writes that the log of that epoch is told of it, too, by this process: others that share that log
+    /// need not pass it on. 0 for none.
+    fn tell_too(&self, _epoch: u64) {}
 
     /// What the log still has of the time before the watcher was told, in any order, and the number after which that is whole.
     fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>>;

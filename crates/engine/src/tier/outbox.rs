@@ -4,6 +4,9 @@
 //! call that fails because the tier is not well is made again, after its rest, until it succeeds: what was invalidated is never given up. A
 //! record that the tier refuses is reported and left out.
 //!
+//! What was invalidated or deleted goes to the farther tiers' logs first ([`Before`]): so whoever hears of it by a nearer log, and looks
+//! into a farther tier, can know there what has become of it.
+//!
 //! Bounded: beyond [`MOST`] operations or [`MOST_BYTES`] the oldest records are given up, and what the tier may have under their keys is deleted
 //! instead where a user wrote them; where even deletes are too many, one fact takes the place of all: everything is invalidated.
 
@@ -13,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{Answer, Fact, Guarded, Key, Put, PutOf, Record, Rest, Tier, TierError, TierErrorKind, ledger};
 use crate::clock::FOREVER;
@@ -48,6 +51,16 @@ struct Pending {
     op: Op,
     key: Option<Key>,
     bytes: usize,
+    after: Vec<Before>,
+}
+
+/// What has to have arrived in another tier before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    /// The tier's slot.
+    pub slot: usize,
+    /// The number of the operation in that slot's outbox.
+    pub number: u64,
 }
 
 /// What is known of a key before the tier has it.
@@ -79,6 +92,8 @@ struct State {
 pub struct Outbox {
     state: Mutex<State>,
     changed: Notify,
+    /// Told of whenever something has arrived, or was found not to.
+    progress: watch::Sender<()>,
     ended: AtomicBool,
     /// Something may be written down that the tier is owed.
     in_debt: AtomicBool,
@@ -97,6 +112,10 @@ pub trait Post: Send + Sync {
     fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record;
     /// A record was refused, or given up.
     fn failed(&self, error: &TierError, key: Option<&Key>);
+    /// Waits until these have arrived, or cannot for now.
+    fn arrived(&self, before: Vec<Before>) -> Answer<'_, ()>;
+    /// Whether the tier is told of everything at its time, or is owed something.
+    fn in_debt(&self, is: bool);
     /// A fact has reached the tier.
     fn landed(&self, fact: &Fact);
     /// The tier is owed this, and nothing else: to be remembered over restarts, where that can be, before anybody is told.
@@ -104,7 +123,7 @@ pub trait Post: Send + Sync {
 }
 
 impl State {
-    fn push(&mut self, op: Op, key: Option<Key>) {
+    fn push(&mut self, op: Op, key: Option<Key>, after: Vec<Before>) {
         self.last += 1;
         let bytes = match &op {
             Op::Put { entry, .. } => entry.allocated(),
@@ -126,7 +145,7 @@ impl State {
             self.facts.insert(self.last, fact.target.clone());
         }
         self.bytes += bytes;
-        self.queue.insert(self.last, Pending { op, key, bytes });
+        self.queue.insert(self.last, Pending { op, key, bytes, after });
     }
 
     /// The newest operation, of the same key, takes the place of that one: who waits for the one waits for the other.
@@ -185,7 +204,7 @@ impl State {
             self.written.clear();
             self.facts.clear();
             self.bytes = 0;
-            self.push(Op::Mark(Fact::unnumbered(Target::All, false, FOREVER)), None);
+            self.push(Op::Mark(Fact::unnumbered(Target::All, false, FOREVER)), None, Vec::new());
         }
         lost
     }
@@ -215,6 +234,7 @@ impl Default for Outbox {
         Self {
             state: Mutex::default(),
             changed: Notify::new(),
+            progress: watch::Sender::new(()),
             ended: AtomicBool::new(false),
             in_debt: AtomicBool::new(false),
         }
@@ -222,15 +242,30 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Hands something over. What had to be given up for it.
-    pub fn push(&self, op: Op, key: Option<Key>) -> Vec<Key> {
+    /// Hands something over, to be sent when those have arrived in other tiers, or cannot for now. What had to be given up for it.
+    pub fn push(&self, op: Op, key: Option<Key>, after: Vec<Before>) -> Vec<Key> {
         let lost = {
             let mut state = self.state.lock();
-            state.push(op, key);
+            state.push(op, key, after);
             state.make_room()
         };
         self.changed.notify_one();
         lost
+    }
+
+    /// The number of what was handed over last.
+    pub fn last(&self) -> u64 {
+        self.state.lock().last
+    }
+
+    /// Waits until all up to that number has arrived, or the tier turns out not to be well.
+    pub async fn arrived(&self, number: u64) {
+        let mut progress = self.progress.subscribe();
+        let waits = || {
+            let is_there = self.state.lock().queue.keys().next().is_some_and(|first| *first <= number);
+            is_there && !self.in_debt.load(Ordering::SeqCst) && !self.ended.load(Ordering::SeqCst)
+        };
+        while waits() && progress.changed().await.is_ok() {}
     }
 
     /// What was handed over of a key and has not arrived.
@@ -292,6 +327,7 @@ impl Outbox {
         self.ended.store(true, Ordering::SeqCst);
         self.state.lock().fail_receipts(&TierError::closed());
         self.changed.notify_one();
+        self.progress.send_replace(());
     }
 
     fn owed(&self) -> Vec<Owed> {
@@ -316,15 +352,23 @@ impl Outbox {
     /// Sends what comes, until [`Outbox::end`].
     pub async fn run(&self, tier: &Guarded, post: &dyn Post) {
         while !self.ended.load(Ordering::SeqCst) {
-            let batch = self.batch();
+            let (batch, after) = self.batch();
             if batch.is_empty() {
                 self.changed.notified().await;
                 continue;
             }
+            if !after.is_empty() {
+                post.arrived(after).await;
+                self.clear(&batch);
+                // Something newer may have taken the place of some of it.
+                continue;
+            }
             if let Err(error) = self.send(tier, post, batch).await {
                 if !self.in_debt.swap(true, Ordering::SeqCst) {
+                    post.in_debt(true);
                     post.failed(&error, None);
                 }
+                self.progress.send_replace(());
                 self.tell_trouble(post, &error).await;
                 tokio::time::sleep(LOOK).await;
                 while tier.rest() == Rest::Open && !self.ended.load(Ordering::SeqCst) {
@@ -333,17 +377,30 @@ impl Outbox {
                 }
             } else {
                 if self.len() == 0 && self.in_debt.swap(false, Ordering::SeqCst) {
+                    post.in_debt(false);
                     post.owe(Vec::new()).await;
                 }
                 self.state.lock().settle_receipts();
+                self.progress.send_replace(());
             }
         }
     }
 
-    /// The first of the queue, and its neighbours of the same kind.
-    fn batch(&self) -> Vec<(u64, Op, Option<Key>)> {
+    /// Those wait for nothing any more.
+    fn clear(&self, batch: &[(u64, Op, Option<Key>)]) {
+        let mut state = self.state.lock();
+        for (number, ..) in batch {
+            if let Some(pending) = state.queue.get_mut(number) {
+                pending.after = Vec::new();
+            }
+        }
+    }
+
+    /// The first of the queue, and its neighbours of the same kind; and what has to have arrived before.
+    fn batch(&self) -> (Vec<(u64, Op, Option<Key>)>, Vec<Before>) {
         let state = self.state.lock();
         let mut batch: Vec<(u64, Op, Option<Key>)> = Vec::new();
+        let mut after = Vec::new();
         let mut bytes = 0;
         let (mut keys, mut parents) = (HashSet::new(), HashSet::new());
         for (number, pending) in &state.queue {
@@ -368,8 +425,9 @@ impl Outbox {
                 parents.extend(own);
             }
             batch.push((*number, pending.op.clone(), pending.key.clone()));
+            after.extend(&pending.after);
         }
-        batch
+        (batch, after)
     }
 
     /// Makes one call. An error is that of the tier as a whole.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::debts;
 use super::ledger::Ledger;
-use super::outbox::{Known, Op, Outbox, Owed, Post};
+use super::outbox::{Before, Known, Op, Outbox, Owed, Post};
 use super::runtime;
 use super::stack::{Layer, Tiers};
 use super::{
@@ -94,6 +95,7 @@ impl Slot {
             log.watch(Arc::downgrade(self) as Weak<dyn Watcher>);
             self.known.fetch_or(log.position().epoch != 0, Ordering::SeqCst);
         }
+        self.in_debt(false);
         let sender = Arc::clone(self);
         runtime.spawn(async move { sender.outbox.run(&sender.guarded, &*sender).await });
         self.learn(runtime);
@@ -153,6 +155,7 @@ impl Slot {
         if !keys.is_empty() {
             *self.notes.lock() = keys;
             self.outbox.takes_up_debts();
+            self.in_debt(true);
         }
         true
     }
@@ -183,7 +186,12 @@ impl Slot {
     }
 
     pub fn push(&self, op: Op, key: Option<Key>) {
-        let lost = self.outbox.push(op, key);
+        self.push_after(op, key, Vec::new());
+    }
+
+    /// The same, to be sent when those have arrived in other tiers, or cannot for now.
+    pub fn push_after(&self, op: Op, key: Option<Key>, after: Vec<Before>) {
+        let lost = self.outbox.push(op, key, after);
         if let Some(first) = lost.first() {
             let message =
                 format!("tier '{}' does not keep up: {} pending records were given up", self.name, lost.len());
@@ -282,7 +290,17 @@ impl Slot {
             return found;
         }
         let was_well = self.guarded.rest() == Rest::Closed;
-        let answers = self.guarded.get_many(asked.iter().map(|n| Arc::clone(&keys[*n])).collect()).await;
+        let get = self.guarded.get_many(asked.iter().map(|n| Arc::clone(&keys[*n])).collect());
+        // What a nearer log has told of, this one was told of before: it has to be known here, too, before anything is judged.
+        let (answers, caught_up) = join(get, async {
+            match self.log_behind_a_log().filter(|_| was_well) {
+                Some(log) => log.caught_up().await.is_ok(),
+                None => true,
+            }
+        })
+        .await;
+        let unknown = || Ok(None);
+        let answers = answers.into_iter().map(|answer| if caught_up || answer.is_err() { answer } else { unknown() });
         let (mut told, clocks) = (false, engine.clocks());
         for (n, answer) in asked.into_iter().zip(answers) {
             match answer {
@@ -302,6 +320,18 @@ impl Slot {
             }
         }
         found
+    }
+
+    /// The tier's log, if a nearer tier has one, too.
+    fn log_behind_a_log(&self) -> Option<&dyn SharedLog> {
+        let shared = self.shared.upgrade()?;
+        let is_behind = shared.slots()[..self.index].iter().any(|nearer| nearer.guarded.log().is_some());
+        self.guarded.log().filter(|_| is_behind)
+    }
+
+    /// Whether the log of that epoch is this tier's.
+    fn has_log(&self, epoch: u64) -> bool {
+        epoch != 0 && self.position().0 == epoch
     }
 
     /// Waits until all has landed, or says what has not.
@@ -369,6 +399,24 @@ impl Post for Slot {
         self.report(error, key);
     }
 
+    fn arrived(&self, before: Vec<Before>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            for Before { slot, number } in before {
+                let Some(slot) = self.shared.upgrade().and_then(|shared| shared.slots().get(slot).cloned()) else {
+                    return;
+                };
+                slot.outbox.arrived(number).await;
+            }
+        })
+    }
+
+    fn in_debt(&self, is: bool) {
+        let (Some(log), Some(shared)) = (self.guarded.log(), self.shared.upgrade()) else { return };
+        // What is told late may have been undone in a nearer tier, by who found here what was before.
+        let nearer = shared.slots()[..self.index].iter().find(|nearer| nearer.guarded.log().is_some());
+        log.tell_too(nearer.filter(|_| !is).map_or(0, |nearer| nearer.position().0));
+    }
+
     fn landed(&self, fact: &Fact) {
         if self.guarded.log().is_none() {
             self.ledger.lock().note(fact);
@@ -397,7 +445,7 @@ impl Watcher for Slot {
     fn told(&self, facts: &[Told]) {
         let Some(shared) = self.shared.upgrade() else { return };
         let engine = shared.engine();
-        for Told { fact, own } in facts {
+        for Told { fact, own, too } in facts {
             {
                 let mut ledger = self.ledger.lock();
                 // What is told before the facts of earlier times are read stays known beside them.
@@ -417,7 +465,8 @@ impl Watcher for Slot {
                 engine.apply(&fact.target, &label(&fact.target), fact.soft);
             }
             changed.inspect(|key| self.outbox.forget_load(key));
-            shared.slots()[..self.index].iter().for_each(|nearer| nearer.hand_over(fact));
+            let nearer = shared.slots()[..self.index].iter().filter(|nearer| !nearer.has_log(*too));
+            nearer.for_each(|nearer| nearer.hand_over(fact));
         }
     }
 

@@ -2,7 +2,12 @@
 //!
 //! Each tier has its guard, its [ledger](super::ledger) of facts and its [outbox](super::outbox). A look-up asks them in their order; what is
 //! found goes to the nearer ones. What is written, deleted or invalidated goes to all. What the log of a tier tells of others is applied in
-//! memory, and passed on to the tiers that are nearer: those that are farther hear of it from whoever did it.
+//! memory, and passed on to the tiers that are nearer: those that are farther hear of it from whoever did it, and so do those nearer ones
+//! that are his, too.
+//!
+//! Where a log stands behind another (Redis behind a disk), what is invalidated or deleted goes to the farther one first, and the farther one is
+//! read up to its end before what is found there is judged: whoever has heard of a change by the nearer log cannot take what was before from
+//! the farther tier, and put it where it would count as newer than the change.
 //!
 //! Nothing that a tier holds is served before its facts of earlier times are known.
 
@@ -16,12 +21,13 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::debts;
-use super::outbox::{Known, Op};
+use super::outbox::{Before, Known, Op};
 use super::slot::Slot;
 use super::{Fact, Key, Lease, Page, Rest, Runtime, Tier, TierError, TierFigures, unix_now};
 use crate::clock::FOREVER;
 use crate::engine::{Behind, Engine, Event, Positions, Seek, ThreadId, Trouble};
 use crate::entry::{Entry, Freshness};
+use crate::invalidation::links;
 use crate::invalidation::target::Target;
 use crate::load::flights::Token;
 
@@ -238,7 +244,11 @@ impl Tiers {
 
     /// Puts what was found in a tier into the nearer ones.
     fn refill(&self, index: usize, entry: &Entry, positions: &Positions) {
-        for slot in &self.slots[..index] {
+        let has_log = |slot: &Slot| slot.guarded.log().is_some();
+        let depends = links::names(entry.links()).any(|(role, _)| !role.is_tag());
+        // Whether its parents have changed is known by the numbers of the log where it was found, which the nearer log does not have.
+        let stays = depends && has_log(&self.slots[index]);
+        for slot in self.slots[..index].iter().filter(|slot| !(stays && has_log(slot))) {
             slot.push(Op::Put { entry: entry.clone(), load: Some(positions[slot.index]) }, Some(entry.key().into()));
         }
     }
@@ -373,8 +383,8 @@ impl Behind for Tiers {
     }
 
     fn gone(&self, key: &[u8], number: u64) {
-        for slot in &self.slots {
-            slot.push(Op::Delete, Some(key.into()));
+        for (slot, after) in self.farthest_first() {
+            slot.push_after(Op::Delete, Some(key.into()), after);
             if slot.guarded.log().is_none() {
                 slot.ledger.lock().note(&self.fact(Target::Key(key.into()), false, number));
             }
@@ -383,8 +393,8 @@ impl Behind for Tiers {
 
     fn invalidated(&self, target: &Target, soft: bool, number: u64) {
         let fact = self.fact(target.clone(), soft, number);
-        for slot in &self.slots {
-            slot.push(Op::Mark(fact.clone()), None);
+        for (slot, after) in self.farthest_first() {
+            slot.push_after(Op::Mark(fact.clone()), None, after);
         }
     }
 
@@ -411,6 +421,18 @@ impl Behind for Tiers {
 }
 
 impl Tiers {
+    /// The slots, from the farthest on, each with what has to have arrived before: what was handed to the farther logs last.
+    fn farthest_first(&self) -> impl Iterator<Item = (&Arc<Slot>, Vec<Before>)> {
+        let mut farther: Vec<&Arc<Slot>> = Vec::new();
+        self.slots.iter().rev().map(move |slot| {
+            let before = |slot: &&Arc<Slot>| Before { slot: slot.index, number: slot.outbox.last() };
+            let has_log = slot.guarded.log().is_some();
+            let after = if has_log { farther.iter().map(before).collect() } else { Vec::new() };
+            farther.extend(has_log.then_some(slot));
+            (slot, after)
+        })
+    }
+
     fn fact(&self, target: Target, soft: bool, number: u64) -> Fact {
         Fact { target, soft, seq: number, epoch: self.epoch, at: unix_now(), until: self.until() }
     }

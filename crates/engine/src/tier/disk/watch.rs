@@ -79,7 +79,7 @@ impl Watch {
                     let seq = after + lines.len() as u64;
                     let own = |writer| writer == self.writer;
                     let told: Vec<_> =
-                        lines.into_iter().map(|line| Told { own: own(line.writer), fact: line.fact }).collect();
+                        lines.into_iter().map(|line| Told { own: own(line.writer), fact: line.fact, too: 0 }).collect();
                     if let Some(watcher) = watcher.filter(|_| !told.is_empty()) {
                         watcher.told(&told);
                     }

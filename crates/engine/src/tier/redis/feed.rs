@@ -61,6 +61,8 @@ pub struct Feed {
     pub names: Names,
     /// Who this is, in the entries it writes.
     pub writer: u64,
+    /// The log that is told of what this writes, too.
+    pub too: AtomicU64,
     /// Where the watcher stands.
     position: watch::Sender<Position>,
     recent: Mutex<Recent>,
@@ -111,6 +113,7 @@ impl Feed {
         Arc::new(Self {
             names: Names::of(prefix),
             writer: fastrand::u64(..),
+            too: AtomicU64::new(0),
             position: watch::Sender::new(Position::default()),
             recent: Mutex::new(Recent::new(0)),
             watcher: RwLock::new(None),
@@ -207,6 +210,11 @@ impl Feed {
                 *newest = written;
             }
         }
+        self.reached(written, most).await
+    }
+
+    /// Waits until the watcher has been told of all up to there, for so long at most.
+    pub async fn reached(&self, written: Position, most: Duration) -> Result<(), TierError> {
         let mut position = self.position.subscribe();
         let mut ended = self.ended.subscribe();
         // In another log all that was before counts as outdated.
@@ -215,7 +223,7 @@ impl Feed {
             _ = position.wait_for(is_told) => Ok(()),
             _ = ended.wait_for(|ended| *ended) => Err(TierError::closed()),
             () = sleep(most) => {
-                Err(TierError::new(TierErrorKind::Timeout, "it was written, but the log of Redis cannot be read"))
+                Err(TierError::new(TierErrorKind::Timeout, "Redis was reached, but its log cannot be read"))
             }
         }
     }
@@ -429,7 +437,7 @@ impl Reader<'_> {
                     self.last = id;
                     continue;
                 }
-                Entry::Fact { writer, fact } => (fact.seq, fact.epoch, Some((writer, fact))),
+                Entry::Fact { writer, too, fact } => (fact.seq, fact.epoch, Some((writer, too, fact))),
                 Entry::Unknown { seq, epoch } => (seq, epoch, None),
             };
             if epoch != self.position.epoch || seq != self.position.seq + 1 {
@@ -442,11 +450,11 @@ impl Reader<'_> {
                 self.feed.clock.fetch_max(at.saturating_sub(self.feed.elapsed()), Ordering::Relaxed);
             }
             (self.position.seq, self.last) = (seq, id);
-            let Some((writer, fact)) = fact else {
+            let Some((writer, too, fact)) = fact else {
                 gap = Some(End::Gap { rolled_back: false });
                 break;
             };
-            told.push(Told { fact, own: writer == self.feed.writer });
+            told.push(Told { fact, own: writer == self.feed.writer, too });
         }
         if !told.is_empty() {
             self.feed.recent(|recent| told.iter().for_each(|told| recent.note(&told.fact)));
@@ -464,7 +472,7 @@ impl Reader<'_> {
 impl Feed {
     /// A fact as this tier writes it.
     pub fn payload(&self, fact: &Fact) -> Vec<u8> {
-        wire::payload(self.writer, fact)
+        wire::payload(self.writer, self.too.load(Ordering::SeqCst), fact)
     }
 
     /// To notice the end.

@@ -258,6 +258,18 @@ impl SharedLog for RedisTier {
         self.feed.watch(watcher);
     }
 
+    fn caught_up(&self) -> Answer<'_, Result<(), TierError>> {
+        Box::pin(async move {
+            self.vouched().await?;
+            let head = self.writes.head().await?;
+            self.feed.reached(head, self.timeout).await
+        })
+    }
+
+    fn tell_too(&self, epoch: u64) {
+        self.feed.too.store(epoch, Ordering::SeqCst);
+    }
+
     fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>> {
         Box::pin(async move {
             self.open()?;

@@ -11,7 +11,8 @@
 //! | 16 | 8 | number in the log |
 //! | 24 | 8 | epoch of the log |
 //!
-//! A fact in the stream is its writer (8 bytes), when (8), until (8), kind and softness (1), and the target's text.
+//! A fact in the stream is its writer (8 bytes), the nearer log that is told of it, too (8), when (8), until (8), kind and softness (1), and
+//! the target's text.
 
 use std::fmt;
 
@@ -70,11 +71,11 @@ pub fn envelope(record: &Record) -> Result<Vec<u8>, TierError> {
 }
 
 /// A fact as it lies in the stream.
-pub fn payload(writer: u64, fact: &Fact) -> Vec<u8> {
+pub fn payload(writer: u64, too: u64, fact: &Fact) -> Vec<u8> {
     let text = text_of(&fact.target);
     let kind = TargetKind::ALL.iter().position(|kind| *kind == fact.target.kind()).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(25 + text.len());
-    for number in [writer, fact.at, fact.until] {
+    let mut bytes = Vec::with_capacity(33 + text.len());
+    for number in [writer, too, fact.at, fact.until] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.push((kind as u8) << 1 | u8::from(fact.soft));
@@ -82,19 +83,20 @@ pub fn payload(writer: u64, fact: &Fact) -> Vec<u8> {
     bytes
 }
 
-/// The fact of such a payload, and who wrote it.
-fn fact_of(bytes: &[u8], seq: u64, epoch: u64) -> Option<(u64, Fact)> {
-    let (writer, at, until) = (u64_at(bytes, 0)?, u64_at(bytes, 8)?, u64_at(bytes, 16)?);
-    let flags = *bytes.get(24)?;
+/// The fact of such a payload, who wrote it, and which log is told of it, too.
+fn fact_of(bytes: &[u8], seq: u64, epoch: u64) -> Option<(u64, u64, Fact)> {
+    let (writer, too, at, until) = (u64_at(bytes, 0)?, u64_at(bytes, 8)?, u64_at(bytes, 16)?, u64_at(bytes, 24)?);
+    let flags = *bytes.get(32)?;
     let kind = TargetKind::ALL.get(usize::from(flags >> 1))?;
-    let target = target_of(kind.as_str(), std::str::from_utf8(&bytes[25..]).ok()?)?;
-    Some((writer, Fact { target, soft: flags & 1 == 1, seq, epoch, at, until }))
+    let target = target_of(kind.as_str(), std::str::from_utf8(&bytes[33..]).ok()?)?;
+    Some((writer, too, Fact { target, soft: flags & 1 == 1, seq, epoch, at, until }))
 }
 
 /// An entry of the stream.
 pub enum Entry {
     Fact {
         writer: u64,
+        too: u64,
         fact: Fact,
     },
     /// A lease was let go of.
@@ -142,7 +144,7 @@ fn entry(value: Value) -> Option<(Vec<u8>, Entry)> {
     }
     let (seq, epoch) = (seq?, epoch?);
     let fact = payload.and_then(|payload| fact_of(&payload, seq, epoch));
-    Some((id, fact.map_or(Entry::Unknown { seq, epoch }, |(writer, fact)| Entry::Fact { writer, fact })))
+    Some((id, fact.map_or(Entry::Unknown { seq, epoch }, |(writer, too, fact)| Entry::Fact { writer, too, fact })))
 }
 
 /// Where a fact's marker is kept: a field of the hash.
@@ -237,9 +239,9 @@ mod tests {
     #[test]
     fn facts_are_read_back() {
         for fact in facts() {
-            assert_eq!(fact_of(&payload(3, &fact), 7, 9), Some((3, fact)));
+            assert_eq!(fact_of(&payload(3, 4, &fact), 7, 9), Some((3, 4, fact)));
         }
-        assert_eq!(fact_of(&payload(3, &facts()[0])[..24], 7, 9), None);
+        assert_eq!(fact_of(&payload(3, 4, &facts()[0])[..32], 7, 9), None);
     }
 
     #[test]

@@ -260,6 +260,13 @@ impl Writes {
         self.feed.told(position, before, self.link.timeout()).await
     }
 
+    /// Where the log ends.
+    pub async fn head(&self) -> Result<Position, TierError> {
+        let mut head = cmd("HMGET");
+        head.arg(&self.feed.names.hash).arg("e").arg("n");
+        wire::position(self.link.call(&head).await?).ok_or_else(odd)
+    }
+
     /// The next number of a counter.
     pub async fn next(&self, name: &[u8], above: u64) -> Result<u64, TierError> {
         // Lua counts by floating point.
