@@ -3,7 +3,7 @@
 // fails; the exit code tells whether anything did.
 //
 // Usage: npm test -- [options]
-//   --only PART     one part: rust, fuzz, node, types, lint or pack; may be repeated
+//   --only PART     one part: rust, fuzz, node, faults, types, lint or pack; may be repeated
 //   --node VERSION  the node:test suites on this Node.js only: 'current', or what npm knows it by (22, 20.19.0); may be
 //                   repeated
 //   --no-build      take the addon as it is
@@ -15,6 +15,7 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { SetupError, setup } from './setup.mjs'
 import { Report } from './test/report.mjs'
+import { faults } from './test/faults.mjs'
 import { fuzz } from './test/fuzz.mjs'
 import { lint } from './test/lint.mjs'
 import { node } from './test/node.mjs'
@@ -26,7 +27,7 @@ import { types } from './test/types.mjs'
  * The parts, in the order they run.
  * @type {Record<string, (report: Report, versions: string[] | undefined) => Promise<void>>}
  */
-const PARTS = { rust, fuzz, node, types, lint, pack }
+const PARTS = { rust, fuzz, node, faults, types, lint, pack }
 /** Programs that some test needs, named as Debian names their packages. @type {string[]} */
 const NEEDS = ['redis-server', 'openssl']
 

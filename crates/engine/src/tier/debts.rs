@@ -1,4 +1,5 @@
-//! What a tier is owed, written down in a tier that lasts: invalidations that it could not be told of, for the process after this one.
+//! What is written down in a tier that lasts, for the process after this one: what a farther tier is owed, the invalidations that it could
+//! not be told of; and how far that one's log has been passed on.
 
 use std::sync::Arc;
 
@@ -11,6 +12,10 @@ use crate::entry::Kind;
 
 /// What the keys of such notes begin with.
 const PREFIX: &[u8] = b"__kvcache__:owed:";
+const SEEN: &[u8] = b"__kvcache__:seen:";
+
+/// How long it is remembered how far a log was passed on, in milliseconds: 30 days.
+const REMEMBERED: u64 = 30 * 24 * 3_600_000;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -31,10 +36,10 @@ pub fn key(tier: &str, epoch: u64) -> Key {
 
 /// Whether a key is that of a note.
 pub fn is_key(key: &[u8]) -> bool {
-    key.starts_with(PREFIX)
+    key.starts_with(PREFIX) || key.starts_with(SEEN)
 }
 
-/// The note.
+/// The note of what a tier is owed.
 pub fn record(key: Key, owed: &[Owed]) -> Record {
     let line = |owed: &Owed| Line {
         kind: owed.target.kind().as_str().to_owned(),
@@ -43,7 +48,10 @@ pub fn record(key: Key, owed: &[Owed]) -> Record {
     };
     let lines: Vec<_> = owed.iter().map(line).collect();
     // Strings and a flag: JSON can carry them.
-    let value = serde_json::to_vec(&lines).unwrap_or_default();
+    note(key, serde_json::to_vec(&lines).unwrap_or_default(), FOREVER)
+}
+
+fn note(key: Key, value: Vec<u8>, until: u64) -> Record {
     Record {
         key,
         metadata: Arc::default(),
@@ -57,13 +65,28 @@ pub fn record(key: Key, owed: &[Owed]) -> Record {
         epoch: 0,
         version: 0,
         stored_at: unix_now(),
-        fresh_until: FOREVER,
-        stale_until: FOREVER,
-        error_until: FOREVER,
+        fresh_until: until,
+        stale_until: until,
+        error_until: until,
     }
 }
 
-/// What a note says.
+/// The key of how far the log of that epoch, of the tier of that name, has been passed on.
+pub fn seen_key(tier: &str, epoch: u64) -> Key {
+    [SEEN, tier.as_bytes(), format!(":{epoch:016x}").as_bytes()].concat().into()
+}
+
+/// That note: up to that number.
+pub fn seen_record(key: Key, seq: u64) -> Record {
+    note(key, seq.to_string().into_bytes(), unix_now() + REMEMBERED)
+}
+
+/// The number of such a note.
+pub fn read_seen(record: &Record) -> Option<u64> {
+    std::str::from_utf8(&record.value).ok()?.parse().ok()
+}
+
+/// What a note of debts says.
 pub fn read(record: &Record) -> Vec<Owed> {
     let lines: Vec<Line> = serde_json::from_slice(&record.value).unwrap_or_default();
     let owed = |line: Line| Some(Owed { target: target_of(&line.kind, &line.text)?, soft: line.soft });

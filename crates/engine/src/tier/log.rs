@@ -80,6 +80,12 @@ pub trait SharedLog: Send + Sync {
     /// need not pass it on. 0 for none.
     fn tell_too(&self, _epoch: u64) {}
 
+    /// What was told after that number, by whichever process; none where the log does not have all of it any more, or does not keep it
+    /// in this form.
+    fn since(&self, _seq: u64) -> Answer<'_, Result<Option<Vec<Told>>, TierError>> {
+        ready(Ok(None))
+    }
+
     /// What the log still has of the time before the watcher was told, in any order, and the number after which that is whole.
     fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>>;
 

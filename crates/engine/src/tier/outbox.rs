@@ -253,6 +253,11 @@ impl Outbox {
         lost
     }
 
+    /// Whether the sender has been ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
     /// The number of what was handed over last.
     pub fn last(&self) -> u64 {
         self.state.lock().last

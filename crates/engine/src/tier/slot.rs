@@ -1,7 +1,11 @@
 //! One tier as the [stack](super::stack) has it: with its guard, its ledger and its outbox.
 //!
 //! What it holds is served once the facts of earlier times are known, and only what neither these, nor newer ones, nor what is on its way
-//! to it have cut. It hears what the tier's log tells of others, and passes that on.
+//! to it have cut. It hears what the tier's log tells of others, and passes that on to the nearer tiers: but to those that the others tell, too.
+//!
+//! *A nearer tier that lasts* (a disk before Redis) may hold what was cut while no process listened. How far the log of the farther one had
+//! been passed on is written down in it, and what came after that is passed on before it is read from; if not all of that is to be had any more
+//! everything in it counts as cut.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -34,6 +38,9 @@ use crate::invalidation::target::Target;
 const SOON: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How often it is written down how far a log has been passed on.
+const NOTES: Duration = Duration::from_secs(1);
+
 /// Notes of earlier processes that are looked for.
 const MOST_NOTES: usize = 1000;
 
@@ -49,7 +56,11 @@ pub(super) struct Slot {
     pub ledger: Mutex<Ledger>,
     pub outbox: Outbox,
     /// The facts of earlier times are known.
-    pub ready: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
+    /// There was nothing in it when it was opened.
+    fresh: AtomicBool,
+    /// The nearer tiers that last have been told what this one's log has.
+    passed_on: watch::Sender<bool>,
     /// How long that is waited for.
     patience: Duration,
     /// When that is over: the time is given once, not to each look-up.
@@ -79,6 +90,8 @@ impl Slot {
             ledger: Mutex::new(Ledger::new(epoch)),
             outbox: Outbox::default(),
             ready: watch::Sender::new(false),
+            fresh: AtomicBool::new(false),
+            passed_on: watch::Sender::new(false),
             known: AtomicBool::new(false),
             early: AtomicBool::new(false),
             since: AtomicU64::new(u64::MAX),
@@ -91,6 +104,7 @@ impl Slot {
 
     /// Listens to the tier's log, begins to send, and learns what was before.
     pub fn start(self: &Arc<Self>, runtime: &Handle) {
+        self.fresh.store(self.position().1 == 0, Ordering::SeqCst);
         if let Some(log) = self.guarded.log() {
             log.watch(Arc::downgrade(self) as Weak<dyn Watcher>);
             self.known.fetch_or(log.position().epoch != 0, Ordering::SeqCst);
@@ -99,6 +113,10 @@ impl Slot {
         let sender = Arc::clone(self);
         runtime.spawn(async move { sender.outbox.run(&sender.guarded, &*sender).await });
         self.learn(runtime);
+        if self.guarded.log().is_some() && !self.nearer_that_last().is_empty() {
+            let slot = Arc::clone(self);
+            runtime.spawn(async move { slot.keep_notes().await });
+        }
     }
 
     /// Has the facts of earlier times read.
@@ -118,14 +136,19 @@ impl Slot {
                     && epoch != Some(0)
                     && let Ok(facts) = slot.guarded.read_markers(0).await
                 {
-                    let mut ledger = slot.ledger.lock();
-                    if let Some(epoch) = epoch {
-                        ledger.turn_to(epoch);
+                    {
+                        let mut ledger = slot.ledger.lock();
+                        if let Some(epoch) = epoch {
+                            ledger.turn_to(epoch);
+                        }
+                        facts.iter().for_each(|fact| ledger.note(fact));
+                        slot.since.store(position.map_or(0, |position| position.seq), Ordering::SeqCst);
                     }
-                    facts.iter().for_each(|fact| ledger.note(fact));
-                    slot.since.store(position.map_or(0, |position| position.seq), Ordering::SeqCst);
-                    drop(ledger);
                     slot.ready.send_replace(true);
+                    while !slot.pass_on().await {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(AGAIN);
+                    }
                     return;
                 }
                 tokio::time::sleep(pause).await;
@@ -185,6 +208,89 @@ impl Slot {
         self.shared.upgrade()?.engine()
     }
 
+    // ------------------------------------------------------------ the nearer tiers
+
+    /// Whether other processes read it, and those to come, and are told what is in it by its own log.
+    fn lasts(&self) -> bool {
+        self.guarded.is_awaited() && self.guarded.log().is_some()
+    }
+
+    fn nearer_that_last(&self) -> Vec<Arc<Self>> {
+        let Some(shared) = self.shared.upgrade() else { return Vec::new() };
+        shared.slots()[..self.index].iter().filter(|slot| slot.lasts()).cloned().collect()
+    }
+
+    /// Tells the nearer tiers that last what this one's log has beyond what they were told. False: it cannot be known yet.
+    async fn pass_on(&self) -> bool {
+        let (nearer, Some(log)) = (self.nearer_that_last(), self.guarded.log()) else { return true };
+        let position = log.position();
+        for slot in &nearer {
+            let Ok(noted) = slot.noted(&self.name, position.epoch).await else { return false };
+            let told = match noted {
+                Some(seq) => {
+                    let since = timeout_at(Instant::now() + self.patience * 5, log.since(seq)).await;
+                    let Ok(Ok(told)) = since else { return false };
+                    told
+                }
+                // In a store that has just been made there is nothing to be cut.
+                None if slot.fresh.swap(false, Ordering::SeqCst) => Some(Vec::new()),
+                None => None,
+            };
+            match told {
+                Some(told) => {
+                    let epoch = slot.position().0;
+                    told.iter().filter(|told| told.too != epoch).for_each(|told| slot.hand_over(&told.fact));
+                }
+                None => slot.hand_over(&Fact::unnumbered(Target::All, false, FOREVER)),
+            }
+        }
+        if log.position().epoch != position.epoch {
+            return false;
+        }
+        self.passed_on.send_replace(true);
+        self.write_notes().await;
+        true
+    }
+
+    /// How far the log of the tier of that name had been passed on to this one.
+    async fn noted(&self, tier: &str, epoch: u64) -> Result<Option<u64>, TierError> {
+        let found = self.guarded.get_many(vec![debts::seen_key(tier, epoch)]).await.pop();
+        found.unwrap_or(Ok(None)).map(|note| note.as_ref().and_then(debts::read_seen))
+    }
+
+    /// Writes down how far this one's log has been passed on, once all of that has arrived.
+    pub async fn write_notes(&self) {
+        let Some(log) = self.guarded.log() else { return };
+        // Before it is looked at what is on its way: whatever was told up to here has been handed over.
+        let position = log.position();
+        if !*self.passed_on.borrow() {
+            return;
+        }
+        for slot in self.nearer_that_last() {
+            if let Some(landed) = slot.outbox.receipt()
+                && !landed.await.is_ok_and(|landed| landed.is_ok())
+            {
+                continue;
+            }
+            let note = debts::seen_record(debts::seen_key(&self.name, position.epoch), position.seq);
+            // Where it cannot be written what is there says less, which is no harm.
+            let _ = slot.guarded.put_many(vec![Put::write(note)]).await;
+        }
+    }
+
+    /// Writes it down every now and then, as long as there is something new.
+    async fn keep_notes(&self) {
+        let mut last = (0, 0);
+        while self.shared.upgrade().is_some() && !self.outbox.has_ended() {
+            tokio::time::sleep(NOTES).await;
+            let position = self.position();
+            if position != last {
+                last = position;
+                self.write_notes().await;
+            }
+        }
+    }
+
     pub fn push(&self, op: Op, key: Option<Key>) {
         self.push_after(op, key, Vec::new());
     }
@@ -222,11 +328,27 @@ impl Slot {
 
     /// Whether the facts of earlier times are known, or become so in the time that a tier has for it.
     async fn is_ready(&self) -> bool {
-        *self.ready.borrow() || {
-            let mut ready = self.ready.subscribe();
-            let until = *self.waits_until.lock();
-            timeout_at(until, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok())
+        let Some(shared) = self.shared.upgrade() else { return false };
+        for (slot, what) in self.awaits(&shared) {
+            let mut ready = what.subscribe();
+            let until = *slot.waits_until.lock();
+            if !timeout_at(until, ready.wait_for(|ready| *ready)).await.is_ok_and(|ready| ready.is_ok()) {
+                return false;
+            }
         }
+        true
+    }
+
+    /// The same, at this moment.
+    pub fn is_ready_now(&self, shared: &Tiers) -> bool {
+        self.awaits(shared).all(|(_, what)| *what.borrow())
+    }
+
+    /// What must be known before it is read from, and by whose patience.
+    fn awaits<'a>(&'a self, shared: &'a Tiers) -> impl Iterator<Item = (&'a Self, &'a watch::Sender<bool>)> {
+        let farther =
+            shared.slots()[self.index + 1..].iter().filter(|slot| self.lasts() && slot.guarded.log().is_some());
+        std::iter::once((self, &self.ready)).chain(farther.map(|slot| (&**slot, &slot.passed_on)))
     }
 
     /// The parents of a record of which it is not known here whether they have changed since it was written: it is older than what
@@ -474,12 +596,15 @@ impl Watcher for Slot {
         let Some(shared) = self.shared.upgrade() else { return };
         *self.waits_until.lock() = Instant::now() + self.patience;
         self.ready.send_replace(false);
+        // By this those that last are told, too.
+        self.passed_on.send_replace(false);
         // At the first reading there is nothing to be outdated, but what was stored before it.
         let outdates = self.known.swap(true, Ordering::SeqCst) | self.early.swap(false, Ordering::SeqCst);
         if outdates && let Some(engine) = shared.engine() {
             engine.apply(&Target::All, &label(&Target::All), false);
             let everything = Fact::unnumbered(Target::All, false, FOREVER);
-            shared.slots()[..self.index].iter().for_each(|nearer| nearer.hand_over(&everything));
+            let others = shared.slots()[..self.index].iter().filter(|slot| !slot.lasts());
+            others.for_each(|nearer| nearer.hand_over(&everything));
         }
         if let Some(slot) = shared.slots().get(self.index) {
             *self.ledger.lock() = Ledger::new(self.position().0);

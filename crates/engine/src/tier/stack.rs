@@ -120,6 +120,11 @@ impl Tiers {
         let deadline = Instant::now() + within.min(Duration::from_secs(365 * 24 * 3600));
         self.runtime.handle().spawn(async move {
             let mut trouble = None;
+            if close {
+                for slot in &tiers.slots {
+                    let _ = timeout_at(deadline, slot.write_notes()).await;
+                }
+            }
             for slot in &tiers.slots {
                 if let Err(error) = slot.finish(deadline, close).await {
                     trouble.get_or_insert(slot.trouble(&error, None));
@@ -350,7 +355,7 @@ impl Behind for Tiers {
 
     fn seek_now(&self, engine: &Engine, key: &[u8]) -> Option<Entry> {
         let slot = self.slots.first()?;
-        if !*slot.ready.borrow() {
+        if !slot.is_ready_now(self) {
             return None;
         }
         match slot.outbox.known(key) {

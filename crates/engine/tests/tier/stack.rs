@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvcache_engine::engine::{Begin, Begun, Config, Engine, Event, Inbox, Invalidation, ThreadId, Value};
 use kvcache_engine::entry::{Ages, Freshness, Kind};
 use kvcache_engine::invalidation::target::Target;
-use kvcache_engine::load::breaker::OriginId;
+use kvcache_engine::load::breaker::{OriginId, Outcome};
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::scheduler::Scheduled;
 use kvcache_engine::tier::chaos::{Chaos, Ills};
@@ -27,15 +27,15 @@ impl Inbox for Post {
     }
 }
 
-struct World {
+pub struct World {
     scheduled: Scheduled,
-    tiers: Arc<Tiers>,
+    pub tiers: Arc<Tiers>,
     thread: ThreadId,
     events: Receiver<Event>,
 }
 
 impl World {
-    fn new(tiers: Vec<Arc<dyn Tier>>) -> Self {
+    pub fn new(tiers: Vec<Arc<dyn Tier>>) -> Self {
         let scheduled = Scheduled::open(Config {
             memory: 1 << 20,
             queue: Limits { concurrency: 1, max_queued: 10, retries: 0 },
@@ -52,11 +52,11 @@ impl World {
         Self { scheduled, tiers, thread, events }
     }
 
-    fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Engine {
         self.scheduled.engine()
     }
 
-    fn lead(&self, key: &str) -> u64 {
+    pub fn lead(&self, key: &str) -> u64 {
         let begin = Begin {
             thread: self.thread,
             parent: 0,
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Waits for an event, of which there may be others before.
-    fn wait_for(&self, wanted: impl Fn(&Event) -> bool) -> Event {
+    pub fn wait_for(&self, wanted: impl Fn(&Event) -> bool) -> Event {
         loop {
             let event = self.events.recv_timeout(LONG).unwrap();
             if wanted(&event) {
@@ -83,24 +83,42 @@ impl World {
         }
     }
 
-    fn seek(&self, token: u64) {
+    pub fn seek(&self, token: u64) {
         self.engine().seek(&[token], false, true);
     }
 
-    fn sought(&self, token: u64) -> Option<String> {
+    pub fn sought(&self, token: u64) -> Option<String> {
         self.wait_for(|event| *event == Event::Sought(token));
         let (found, _) = self.engine().take_sought(token)?;
         Some(String::from_utf8(found.entry.value().to_vec()).unwrap())
     }
 
-    fn put(&self, key: &str, value: &str, links: &[u8]) {
+    pub fn put(&self, key: &str, value: &str, links: &[u8]) {
         let ages = Ages { max_age: 60_000, stale_age: 60_000, stale_if_error: 60_000 };
         let value = Value { kind: Kind::Text, bytes: value.as_bytes(), metadata: b"", ages, route: 0, links };
         self.engine().commit(self.engine().prepare(key.as_bytes(), &value).unwrap());
     }
 
+    /// What a get without a fetcher gives.
+    pub fn find(&self, key: &str) -> Option<String> {
+        let token = self.lead(key);
+        self.seek(token);
+        let found = self.sought(token);
+        if found.is_none() {
+            self.engine().fail(token, Outcome::Aborted, false);
+        }
+        found
+    }
+
+    /// Has everything land, and closes the tiers.
+    pub fn close(&self) {
+        let receipt = self.tiers.flush(self.thread, LONG, true);
+        let delivered = self.wait_for(|event| matches!(event, Event::Delivered { receipt: of, .. } if *of == receipt));
+        assert!(matches!(delivered, Event::Delivered { trouble: None, .. }), "{delivered:?}");
+    }
+
     /// What became of all that was handed over: the tier that is not well.
-    fn arrived(&self) -> Option<String> {
+    pub fn arrived(&self) -> Option<String> {
         let receipt = self.tiers.receipt(self.thread, true);
         if receipt == 0 {
             return None;
@@ -112,7 +130,7 @@ impl World {
         }
     }
 
-    fn invalidate(&self, text: &str) {
+    pub fn invalidate(&self, text: &str) {
         self.engine().invalidate(&Invalidation::new(&Target::parse(text).unwrap(), text, false));
     }
 }

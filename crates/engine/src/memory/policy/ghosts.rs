@@ -196,7 +196,9 @@ mod tests {
         let now = Left { pushed: 100_000, missed: 100_000 };
         let kept = (99_500..100_000).filter(|n| ghosts.take(hash(*n), now).is_some()).count();
         assert!(kept > 450, "{kept} of the last 500");
-        assert!((0..90_000).all(|n| ghosts.take(hash(n), now).is_none()));
+        // One in fifty times a hash of them equals one that is kept, in the 32 bits that are.
+        let taken_for = (0..90_000).filter(|n| ghosts.take(hash(*n), now).is_some()).count();
+        assert!(taken_for <= 3, "{taken_for} that are long gone");
     }
 
     #[test]

@@ -17,13 +17,16 @@ use super::reads::Reads;
 use super::scripts;
 use super::wire::{self, odd};
 use crate::clock::FOREVER;
-use crate::tier::{Fact, Found, Key, Listed, Page, TierError, unix_now};
+use crate::tier::{Fact, Found, Key, Listed, Page, TierError, Told, unix_now};
 
 /// Keys that one step of a walk looks at.
 const STEP: usize = 1000;
 
 /// Values that are read at once.
 const MOST_READ: usize = 100;
+
+/// Entries of the log that are read at once.
+const MOST_FACTS: usize = 1000;
 
 /// A page of the keys that begin with `prefix`, after `cursor`; `judge` says what of what was read is to be given.
 pub async fn list(
@@ -147,6 +150,51 @@ pub async fn markers(link: &Link, feed: &Arc<Feed>, since: u64) -> Result<Vec<Fa
     }
     facts.retain(|fact| fact.at >= since);
     Ok(facts)
+}
+
+/// What the log has after that number, in order; none where some of it is missing.
+pub async fn since(link: &Link, feed: &Feed, seq: u64) -> Result<Option<Vec<Told>>, TierError> {
+    let position = feed.position();
+    let (mut facts, mut first, mut end) = (Vec::new(), position.seq + 1, b"+".to_vec());
+    loop {
+        let mut range = cmd("XREVRANGE");
+        range.arg(&feed.names.stream).arg(&end).arg("-").arg("COUNT").arg(MOST_FACTS);
+        let entries = wire::range(link.call(&range).await?).ok_or_else(odd)?;
+        let mut over = entries.len() < MOST_FACTS;
+        for (id, entry) in entries {
+            // The last of the read before is the first of this.
+            if id == end {
+                continue;
+            }
+            end = id;
+            let told = match entry {
+                wire::Entry::Released(_) => continue,
+                wire::Entry::Fact { writer, too, fact } if fact.epoch == position.epoch => {
+                    Told { own: writer == feed.writer, too, fact }
+                }
+                wire::Entry::Unknown { epoch, .. } if epoch == position.epoch => return Ok(None),
+                // Of the log before this one.
+                _ => {
+                    over = true;
+                    break;
+                }
+            };
+            // What has come meanwhile is told by itself.
+            if told.fact.seq > position.seq {
+                continue;
+            }
+            if told.fact.seq <= seq || told.fact.seq + 1 != first {
+                over = true;
+                break;
+            }
+            first = told.fact.seq;
+            facts.push(told);
+        }
+        if over {
+            facts.reverse();
+            return Ok(Some(facts).filter(|_| first <= seq + 1));
+        }
+    }
 }
 
 /// All that the log has, and the number after which that is whole.

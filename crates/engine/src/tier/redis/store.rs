@@ -21,7 +21,7 @@ use super::settings::{Place, Settings};
 use super::wire::{self, Stored};
 use super::writes::Writes;
 use crate::tier::{
-    Answer, Fact, Found, Key, Leases, Page, Position, Put, SharedLog, Tier, TierError, Watcher, ready, unix_now,
+    Answer, Fact, Found, Key, Leases, Page, Position, Put, SharedLog, Tier, TierError, Told, Watcher, ready, unix_now,
 };
 
 /// A listing walks through all keys that there are, a thousand a command.
@@ -268,6 +268,13 @@ impl SharedLog for RedisTier {
 
     fn tell_too(&self, epoch: u64) {
         self.feed.too.store(epoch, Ordering::SeqCst);
+    }
+
+    fn since(&self, seq: u64) -> Answer<'_, Result<Option<Vec<Told>>, TierError>> {
+        Box::pin(async move {
+            self.open()?;
+            list::since(&self.link, &self.feed, seq).await
+        })
     }
 
     fn past(&self) -> Answer<'_, Result<(u64, Vec<Fact>), TierError>> {

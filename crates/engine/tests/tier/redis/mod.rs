@@ -1,6 +1,7 @@
 //! The Redis tier against real servers: one node, and six of a cluster.
 
 mod access;
+mod behind_disk;
 mod cluster;
 mod faults;
 mod leases;
