@@ -27,6 +27,8 @@ struct Book {
     /// The same of keys that others depend on.
     key_floor: u64,
     newest: u64,
+    /// When keys were put or deleted last, those of late.
+    own: HashMap<u64, u64, PreHashed>,
 }
 
 impl Book {
@@ -39,6 +41,13 @@ impl Book {
             }
             let known = self.keys.entry(hash_key(key)).or_default();
             *known = (*known).max(number);
+            if !soft {
+                if self.own.len() >= MOST {
+                    self.own.clear();
+                }
+                let last = self.own.entry(hash_key(key)).or_default();
+                *last = (*last).max(number);
+            }
             if soft {
                 // Of the key itself: a hard one is a record of its own, or none.
                 self.markers.mark_key(hash_key(key), Mark::new(number, true));
@@ -108,6 +117,12 @@ impl Ledger {
         }
     }
 
+    /// Whether a record of this log was put anew or deleted since: it was read before that, and is judged after.
+    pub fn supersedes(&self, record: &Record) -> bool {
+        record.epoch == self.epoch
+            && self.numbered.own.get(&hash_key(&record.key)).is_some_and(|last| *last > record.seq)
+    }
+
     /// What has cut a record, hard or softly.
     pub fn judge(&self, record: &Record) -> Mark {
         // One of the same millisecond counts as older.
@@ -122,8 +137,8 @@ impl Ledger {
     }
 }
 
-/// Whether a target covers a record, by its key, its tags or what it depends on.
-pub fn covers(target: &Target, record: &Record) -> bool {
+/// Whether a target covers what has that key and those links, by its key, its tags or what it depends on.
+pub fn covers(target: &Target, key: &[u8], links: &[u8]) -> bool {
     let covers_key = |target: &Target, key: &[u8]| match target {
         Target::Key(name) => **name == *key,
         Target::Prefix(prefix) => key.starts_with(prefix),
@@ -131,8 +146,8 @@ pub fn covers(target: &Target, record: &Record) -> bool {
         Target::All => true,
         Target::Tag(_) => false,
     };
-    covers_key(target, &record.key)
-        || links::names(&record.links).any(|(role, name)| match target {
+    covers_key(target, key)
+        || links::names(links).any(|(role, name)| match target {
             Target::Tag(tag) => role.is_tag() && tag.as_bytes() == name,
             _ => !role.is_tag() && covers_key(target, name),
         })
@@ -200,9 +215,10 @@ mod tests {
     fn covers_by_key_tag_and_parent() {
         let record = tied("child", 1, 1, 1);
         for target in ["child", "ch*", "par*nt", "*"] {
-            assert!(covers(&Target::parse(target).unwrap(), &record), "{target}");
+            assert!(covers(&Target::parse(target).unwrap(), &record.key, &record.links), "{target}");
         }
-        assert!(covers(&Target::Tag("t".into()), &record) && covers(&Target::All, &record));
-        assert!(!covers(&Target::Tag("child".into()), &record) && !covers(&Target::parse("t").unwrap(), &record));
+        let covers = |target: &Target| covers(target, &record.key, &record.links);
+        assert!(covers(&Target::Tag("t".into())) && covers(&Target::All));
+        assert!(!covers(&Target::Tag("child".into())) && !covers(&Target::parse("t").unwrap()));
     }
 }

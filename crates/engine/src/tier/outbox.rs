@@ -209,6 +209,13 @@ impl State {
         lost
     }
 
+    /// Whether an entry that was handed over with that number is covered by a fact, or depends on a key that was changed, since.
+    fn has_cut(&self, entry: &Entry, number: u64) -> bool {
+        self.facts.range(number..).any(|(_, target)| ledger::covers(target, entry.key(), entry.links()))
+            || links::names(entry.links())
+                .any(|(role, name)| !role.is_tag() && self.written.get(name).is_some_and(|written| *written > number))
+    }
+
     /// Whether a user's write or deletion of that key is on its way.
     fn changes(&self, key: &[u8]) -> bool {
         self.written.contains_key(key)
@@ -276,8 +283,11 @@ impl Outbox {
     /// What was handed over of a key and has not arrived.
     pub fn known(&self, key: &[u8]) -> Option<Known> {
         let state = self.state.lock();
-        let pending = state.queue.get(state.by_key.get(key)?)?;
+        let number = *state.by_key.get(key)?;
+        let pending = state.queue.get(&number)?;
         match &pending.op {
+            // What has cut it since, here, may have been swept away: it is not in memory any more.
+            Op::Put { entry, load: None } if state.has_cut(entry, number) => None,
             // What had cut it by its tags and parents may have been swept away: it is not in memory any more. The tier knows.
             Op::Put { entry, load: Some(_) } if !entry.links().is_empty() => None,
             Op::Put { entry, .. } => Some(Known::Entry(entry.clone())),
@@ -286,10 +296,11 @@ impl Outbox {
         }
     }
 
-    /// Whether a record is covered by a fact that has not arrived, or depends on a key whose deletion or new value has not.
+    /// Whether a record is covered by a fact that has not arrived, or is of a key whose deletion or new value has not, or depends on a key whose deletion or new value has not.
     pub fn cuts(&self, record: &Record) -> bool {
         let state = self.state.lock();
-        state.facts.values().any(|target| ledger::covers(target, record))
+        state.changes(&record.key)
+            || state.facts.values().any(|target| ledger::covers(target, &record.key, &record.links))
             || (!state.by_key.is_empty()
                 && links::names(&record.links).any(|(role, name)| !role.is_tag() && state.changes(name)))
     }

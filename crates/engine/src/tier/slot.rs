@@ -318,8 +318,11 @@ impl Slot {
         if self.outbox.cuts(record) {
             return None;
         }
-        let Mark { hard, soft } = self.ledger.lock().judge(record);
-        if hard > 0 {
+        let (Mark { hard, soft }, superseded) = {
+            let ledger = self.ledger.lock();
+            (ledger.judge(record), self.guarded.log().is_some() && ledger.supersedes(record))
+        };
+        if hard > 0 || superseded {
             return None;
         }
         let entry = record.envelope().entry(0, clocks);
