@@ -63,6 +63,9 @@ pub struct Before {
     pub number: u64,
 }
 
+/// An operation with its number and its key.
+type Sending = (u64, Op, Option<Key>);
+
 /// What is known of a key before the tier has it.
 #[derive(Debug, Clone)]
 pub enum Known {
@@ -403,7 +406,7 @@ impl Outbox {
     }
 
     /// Those wait for nothing any more.
-    fn clear(&self, batch: &[(u64, Op, Option<Key>)]) {
+    fn clear(&self, batch: &[Sending]) {
         let mut state = self.state.lock();
         for (number, ..) in batch {
             if let Some(pending) = state.queue.get_mut(number) {
@@ -413,9 +416,9 @@ impl Outbox {
     }
 
     /// The first of the queue, and its neighbours of the same kind; and what has to have arrived before.
-    fn batch(&self) -> (Vec<(u64, Op, Option<Key>)>, Vec<Before>) {
+    fn batch(&self) -> (Vec<Sending>, Vec<Before>) {
         let state = self.state.lock();
-        let mut batch: Vec<(u64, Op, Option<Key>)> = Vec::new();
+        let mut batch: Vec<Sending> = Vec::new();
         let mut after = Vec::new();
         let mut bytes = 0;
         let (mut keys, mut parents) = (HashSet::new(), HashSet::new());
@@ -447,7 +450,7 @@ impl Outbox {
     }
 
     /// Makes one call. An error is that of the tier as a whole.
-    async fn send(&self, tier: &Guarded, post: &dyn Post, batch: Vec<(u64, Op, Option<Key>)>) -> Result<(), TierError> {
+    async fn send(&self, tier: &Guarded, post: &dyn Post, batch: Vec<Sending>) -> Result<(), TierError> {
         let numbers: Vec<u64> = batch.iter().map(|(number, ..)| *number).collect();
         let keys: Vec<Option<Key>> = batch.iter().map(|(.., key)| key.clone()).collect();
         let first = batch.first().map(|(_, op, _)| op.clone());
