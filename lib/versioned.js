@@ -137,6 +137,7 @@ async function numberOf(core, behind, key) {
  * @param {import('./behind.js').Behind} behind
  * @param {string} key
  * @param {number} own
+ * @returns {Promise<void>}
  */
 async function showLast(core, behind, key, own) {
   for (let later = await behind.lastVersion(key); later > own; later--) {
@@ -148,7 +149,9 @@ async function showLast(core, behind, key, own) {
     if (header[H.STATUS] === Status.None) continue
     if (header[H.STATUS] !== Status.Done) throw core.refusal(key)
     checkMail()
-    return behind.arrived(true)
+    await behind.arrived(true)
+    // A still later one may have been shown meanwhile.
+    return showLast(core, behind, key, later)
   }
 }
 

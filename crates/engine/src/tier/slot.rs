@@ -57,7 +57,7 @@ pub(super) struct Slot {
     pub outbox: Outbox,
     /// The facts of earlier times are known.
     ready: watch::Sender<bool>,
-    /// There was nothing in it when it was opened.
+    /// There was nothing in it when it was opened, and no note has been written yet.
     fresh: AtomicBool,
     /// The nearer tiers that last have been told what this one's log has.
     passed_on: watch::Sender<bool>,
@@ -225,6 +225,8 @@ impl Slot {
         let (nearer, Some(log)) = (self.nearer_that_last(), self.guarded.log()) else { return true };
         let position = log.position();
         for slot in &nearer {
+            // Before the note is looked for: once it has been written there is one.
+            let fresh = slot.fresh.load(Ordering::SeqCst);
             let Ok(noted) = slot.noted(&self.name, position.epoch).await else { return false };
             let told = match noted {
                 Some(seq) => {
@@ -233,7 +235,7 @@ impl Slot {
                     told
                 }
                 // In a store that has just been made there is nothing to be cut.
-                None if slot.fresh.swap(false, Ordering::SeqCst) => Some(Vec::new()),
+                None if fresh => Some(Vec::new()),
                 None => None,
             };
             match told {
@@ -274,7 +276,9 @@ impl Slot {
             }
             let note = debts::seen_record(debts::seen_key(&self.name, position.epoch), position.seq);
             // Where it cannot be written what is there says less, which is no harm.
-            let _ = slot.guarded.put_many(vec![Put::write(note)]).await;
+            if slot.guarded.put_many(vec![Put::write(note)]).await.iter().all(Result::is_ok) {
+                slot.fresh.store(false, Ordering::SeqCst);
+            }
         }
     }
 
