@@ -27,8 +27,6 @@ struct Book {
     /// The same of keys that others depend on.
     key_floor: u64,
     newest: u64,
-    /// When keys were put or deleted last, those of late.
-    own: HashMap<u64, u64, PreHashed>,
 }
 
 impl Book {
@@ -41,13 +39,6 @@ impl Book {
             }
             let known = self.keys.entry(hash_key(key)).or_default();
             *known = (*known).max(number);
-            if !soft {
-                if self.own.len() >= MOST {
-                    self.own.clear();
-                }
-                let last = self.own.entry(hash_key(key)).or_default();
-                *last = (*last).max(number);
-            }
             if soft {
                 // Of the key itself: a hard one is a record of its own, or none.
                 self.markers.mark_key(hash_key(key), Mark::new(number, true));
@@ -87,6 +78,8 @@ pub struct Ledger {
     numbered: Book,
     timed: Book,
     foreign: Book,
+    /// The numbers by which keys were put or deleted last, those of late.
+    own: HashMap<u64, u64, PreHashed>,
 }
 
 impl Ledger {
@@ -112,6 +105,13 @@ impl Ledger {
         if fact.epoch == self.epoch {
             self.numbered.note(&fact.target, fact.soft, fact.seq);
             self.timed.note(&fact.target, fact.soft, fact.at);
+            if let (Target::Key(key), false) = (&fact.target, fact.soft) {
+                if self.own.len() >= MOST {
+                    self.own.clear();
+                }
+                let last = self.own.entry(hash_key(key)).or_default();
+                *last = (*last).max(fact.seq);
+            }
         } else {
             self.foreign.note(&fact.target, fact.soft, fact.at);
         }
@@ -119,8 +119,7 @@ impl Ledger {
 
     /// Whether a record of this log was put anew or deleted since: it was read before that, and is judged after.
     pub fn supersedes(&self, record: &Record) -> bool {
-        record.epoch == self.epoch
-            && self.numbered.own.get(&hash_key(&record.key)).is_some_and(|last| *last > record.seq)
+        record.epoch == self.epoch && self.own.get(&hash_key(&record.key)).is_some_and(|last| *last > record.seq)
     }
 
     /// What has cut a record, hard or softly.

@@ -454,8 +454,11 @@ impl Slot {
     /// The tier's log, if a nearer tier has one, too.
     fn log_behind_a_log(&self) -> Option<&dyn SharedLog> {
         let shared = self.shared.upgrade()?;
-        let is_behind = shared.slots()[..self.index].iter().any(|nearer| nearer.guarded.log().is_some());
-        self.guarded.log().filter(|_| is_behind)
+        self.guarded.log().filter(|_| self.nearer_with_a_log(&shared).is_some())
+    }
+
+    fn nearer_with_a_log<'a>(&self, shared: &'a Tiers) -> Option<&'a Arc<Self>> {
+        shared.slots()[..self.index].iter().find(|nearer| nearer.guarded.log().is_some())
     }
 
     /// Whether the log of that epoch is this tier's.
@@ -542,8 +545,8 @@ impl Post for Slot {
     fn in_debt(&self, is: bool) {
         let (Some(log), Some(shared)) = (self.guarded.log(), self.shared.upgrade()) else { return };
         // What is told late may have been undone in a nearer tier, by who found here what was before.
-        let nearer = shared.slots()[..self.index].iter().find(|nearer| nearer.guarded.log().is_some());
-        log.tell_too(nearer.filter(|_| !is).map_or(0, |nearer| nearer.position().0));
+        let nearer = self.nearer_with_a_log(&shared).filter(|_| !is);
+        log.tell_too(nearer.map_or(0, |nearer| nearer.position().0));
     }
 
     fn landed(&self, fact: &Fact) {
