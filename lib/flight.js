@@ -173,7 +173,7 @@ export class Flight {
     /** Why the last caller here left, while other threads wait. @type {unknown} */
     this.leftFor = undefined
     this.done = false
-    /** The number of the invalidation that has cut it, as its end has shown; 0 for none. */
+    /** Who came at this number of the log or later must load again, as its end has shown; 0 for nobody. */
     this.cut = 0
     this.unstored = false
     /** Whose copy in hand is to outlive the flight. @type {FetchContext | undefined} */
@@ -278,7 +278,8 @@ export class Flight {
   #modified(value) {
     const { core, key, token } = this
     if (value === undefined) {
-      this.#report(() => native.settleUnstored(core.number, token))
+      const { ties } = this.#resolved()
+      this.#report(() => native.settleUnstored(core.number, token, ties || undefined))
       return new Nothing()
     }
     // A refresh that nobody waits for needs no copy, but for seeing that a serializer of the user's can read what it wrote.
@@ -299,7 +300,7 @@ export class Flight {
       this.#inputs(ages)
       native.settlePassing(core.number, token, encoded.kind, encoded.data, metadata || undefined, ties || undefined)
     } else if (unstored) {
-      native.settleUnstored(core.number, token)
+      native.settleUnstored(core.number, token, ties || undefined)
     } else {
       this.#inputs(ages)
       native.settle(core.number, token, encoded.kind, encoded.data, metadata || undefined, ties || undefined)
@@ -335,10 +336,8 @@ export class Flight {
     })
     const answer = new Answer(core, key, kind, data, facts)
     this.#report(() => {
-      if (this.unstored && this.#isWatched()) {
+      if (this.unstored) {
         native.settlePassingCopy(core.number, token, given, ties)
-      } else if (this.unstored) {
-        native.settleUnstored(core.number, token)
       } else {
         this.#inputs(ages)
         native.settleUnmodified(core.number, token, given, ties)

@@ -31,7 +31,7 @@ export class RemoteFlight {
     /** A caller went with a stale value and left it running. */
     this.leftRunning = false
     this.done = false
-    /** The number of the invalidation that has cut it, as its end has shown; 0 for none. */
+    /** Who came at this number of the log or later must load again, as its end has shown; 0 for nobody. */
     this.cut = 0
     /** @type {(outcome: Outcome) => void} */
     this.resolve = () => {}
@@ -88,6 +88,7 @@ export class RemoteFlight {
         return
       }
       case Status.Unstored:
+        this.cut = header[H.CUT]
         return this.#end({ answer: new Nothing() })
       case Status.Failed:
         return this.#fail(restore(data))

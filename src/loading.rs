@@ -169,10 +169,13 @@ pub fn settle_unmodified(env: Env, cache: u32, token: f64, metadata: Raw, links:
     settle_copy((env, cache, token), (metadata, links), true)
 }
 
-/// Reports that a flight ended well and brought nothing to be stored.
+/// Reports that a flight ended well and brought nothing to be stored. Status as of `settle`.
 #[napi(catch_unwind)]
-pub fn settle_unstored(cache: u32, token: f64) -> Result<()> {
-    with_local(cache, |local| settle_with(local, cache, token, &Loaded::Unstored))
+pub fn settle_unstored(env: Env, cache: u32, token: f64, links: Raw) -> Result<()> {
+    with_local(cache, |local| match read_links(local, env.raw(), links) {
+        Some(_) => settle_with(local, cache, token, &Loaded::Unstored { links: &local.scratch_links }),
+        None => local.header.status(Status::InvalidData),
+    })
 }
 
 /// As `settle`, of a value for those who wait, which is not to be stored.
@@ -260,7 +263,10 @@ pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
                 header.status(Status::TimedOut);
                 header.set(header::AGE, after as f64);
             }
-            Some(Landed::Nothing) => header.status(Status::Unstored),
+            Some(Landed::Nothing(cut)) => {
+                header.set(header::CUT, cut as f64);
+                header.status(Status::Unstored);
+            }
             Some(Landed::Again) => header.status(Status::Gone),
             None => header.status(Status::None),
         }

@@ -198,7 +198,7 @@ impl User {
         let ages = self.ages();
         let bytes = Arc::clone(&self.bytes);
         let loaded = match self.rng.u32(..20) {
-            0 => Loaded::Unstored,
+            0 => Loaded::Unstored { links: &[] },
             1..=2 => Loaded::NotModified { ages, metadata: None, links: None },
             _ => Loaded::Value(Value {
                 kind: Kind::Bytes,

@@ -251,8 +251,8 @@ pub enum Loaded<'a> {
     Passing(Value<'a>),
     /// As `NotModified`, and not to be stored.
     PassingCopy { metadata: Option<&'a [u8]>, links: Option<&'a [u8]> },
-    /// Nothing to be stored.
-    Unstored,
+    /// Nothing to be stored. What it is tied to tells who of those that wait must load again.
+    Unstored { links: &'a [u8] },
 }
 
 /// What became of a report.
@@ -260,8 +260,8 @@ pub enum Loaded<'a> {
 pub struct Settled {
     pub stored: Stored,
     pub batch: BatchEnd,
-    /// The number of the hard invalidation that cut the load while it ran, which turned out at its end only, by the tags and
-    /// parents that it brought; 0 for none. Who [joined](Engine::current) at this number or later must load again.
+    /// 0 if nothing has cut the load while it ran. Else who [joined](Engine::current) at this number or later must load again: that it
+    /// was cut may have turned out at its end only, by the tags and parents that it brought, and so after they came.
     pub cut: u64,
 }
 
@@ -270,7 +270,7 @@ impl Loaded<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Value(value) => value.bytes.len(),
-            Self::NotModified { .. } | Self::Passing(_) | Self::PassingCopy { .. } | Self::Unstored => 0,
+            Self::NotModified { .. } | Self::Passing(_) | Self::PassingCopy { .. } | Self::Unstored { .. } => 0,
         }
     }
 }

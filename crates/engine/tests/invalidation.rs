@@ -133,6 +133,8 @@ struct Load {
     token: u64,
     key: Key,
     born: usize,
+    /// The newest number when it began.
+    since: u64,
     attached: bool,
     outdated: bool,
     declared: Links,
@@ -415,6 +417,7 @@ impl World {
             permit: true,
             since: 0,
         };
+        let since = self.engine.current();
         let begun = self.engine.begin(KEYS[key].as_bytes(), &begin);
         let running = self.loads.iter().find(|load| load.key == key && load.attached);
         let joined = running.filter(|load| self.cut(load, &load.declared).0 == 0).map(|load| load.token);
@@ -441,6 +444,7 @@ impl World {
                     token,
                     key,
                     born: self.facts.len(),
+                    since,
                     attached: true,
                     outdated: false,
                     declared,
@@ -486,12 +490,15 @@ impl World {
             concern.tags.extend(&copy.links.tags);
             concern.parents.extend(&copy.links.parents);
         }
-        let (hard, soft) = if load.attached { self.cut(&load, &concern) } else { (0, 0) };
+        let (hard, soft) = self.cut(&load, &concern);
         // In a cycle, what had cut the value before may have cut a parent, and so cuts this one too.
         let in_cycle = || self.facts[load.born..].iter().any(|fact| fact.graph.is_in_cycle(load.key, &concern));
+        // Whoever has joined when anything had happened since it began may have come after what cut it.
+        assert!(settled.cut == if settled.cut > 0 { load.since + 1 } else { 0 });
+        // What could tell of one that is not stored anyway may be gone.
         assert!(
-            settled.cut == hard || settled.cut > hard && load.attached && in_cycle(),
-            "{} has cut it, not {hard}",
+            (settled.cut > 0) == (hard > 0) || settled.cut > 0 && (!load.attached || in_cycle()),
+            "cut: {}, by {hard}",
             settled.cut
         );
         if !load.attached || settled.cut > 0 {

@@ -583,7 +583,7 @@ fn whoever_waits_for_another_thread_is_answered_although_threads_end() {
                         Begun::Join(token) => match waits(&stays, token, u32::MAX) {
                             Some(Landed::Again) => continue,
                             landed => {
-                                assert!(matches!(landed, Some(Landed::Value(..) | Landed::Nothing)), "{landed:?}")
+                                assert!(matches!(landed, Some(Landed::Value(..) | Landed::Nothing(_))), "{landed:?}")
                             }
                         },
                         Begun::Hit(_) => {}
@@ -609,7 +609,7 @@ fn whoever_waits_for_another_thread_is_answered_although_threads_end() {
                         thread::yield_now();
                         let awaited = leaves.engine.abandon(token).stored == Stored::Awaited;
                         if awaited {
-                            leaves.engine.settle(token, &Loaded::Unstored);
+                            leaves.engine.settle(token, &Loaded::Unstored { links: &[] });
                         }
                     }
                     Begun::Join(token) if waits(&leaves, token, 2).is_none() => {

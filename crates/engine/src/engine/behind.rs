@@ -58,7 +58,10 @@ pub trait Behind: Send + Sync {
     /// A key was deleted or invalidated, by that number of the log.
     fn gone(&self, key: &[u8], number: u64);
 
-    /// Something else was invalidated, by that number of the log.
+    /// Something else is about to be invalidated; [`Behind::invalidated`] follows. What it covers is found no more.
+    fn invalidating(&self, target: &Target);
+
+    /// Something else was invalidated, by that number of the log, or a key softly.
     fn invalidated(&self, target: &Target, soft: bool, number: u64);
 
     /// A flight has ended.
@@ -235,7 +238,7 @@ impl Engine {
     /// [`Event::Invalidated`] says.
     pub fn apply(&self, target: &Target, text: &str, soft: bool) {
         match target {
-            Target::Key(key) if soft => _ = self.outdate(key),
+            Target::Key(key) if soft => _ = self.outdate(target, key, true),
             Target::Key(key) => _ = self.forget_value(key, true),
             _ => _ = self.invalidate_here(&Invalidation { target, text, soft }, true),
         }

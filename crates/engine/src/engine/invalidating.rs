@@ -55,13 +55,7 @@ impl Engine {
         let Invalidation { target, soft, .. } = *invalidation;
         self.figures.counters.count(Counted::invalidation(target.kind()));
         if let Target::Key(key) = target {
-            let swept = if soft {
-                let (swept, number) = self.outdate(key);
-                self.behind().inspect(|behind| behind.invalidated(target, true, number));
-                swept
-            } else {
-                self.forget_value(key, false)
-            };
+            let swept = if soft { self.outdate(target, key, false) } else { self.forget_value(key, false) };
             self.figures.counters.count_n(Counted::Swept, u64::from(swept));
             if self.tells_invalidations() {
                 let text = invalidation.text.into();
@@ -70,6 +64,8 @@ impl Engine {
             }
             return;
         }
+        // Before it has a number: a load that begins after that, and is cut by it no more, finds nothing older behind memory.
+        self.behind().inspect(|behind| behind.invalidating(target));
         let number = self.invalidate_here(invalidation, false);
         if let Some(behind) = self.behind() {
             behind.invalidated(target, soft, number);
@@ -129,8 +125,8 @@ impl Engine {
         removed
     }
 
-    /// Ends the freshness of a key's value. Whether there was one, and the number of that.
-    pub(super) fn outdate(&self, key: &[u8]) -> (bool, u64) {
+    /// Ends the freshness of a key's value, the target's. Whether there was one. `remote`: as in [`Engine::forget_value`].
+    pub(super) fn outdate(&self, target: &Target, key: &[u8], remote: bool) -> bool {
         let now = self.clock.now_millis();
         let mut lock = self.flights.lock(key);
         let number = self.facts.next();
@@ -144,7 +140,10 @@ impl Engine {
             self.memory.insert(found.entry.outdated());
         }
         self.key_changed(&mut lock, hash_key(key), true);
-        (found.is_some(), number)
+        if let Some(behind) = self.behind().filter(|_| !remote) {
+            behind.invalidated(target, true, number);
+        }
+        found.is_some()
     }
 
     /// `child` is invalidated whenever `parent` is, or changes, from now on.
@@ -203,19 +202,18 @@ impl Engine {
     /// Finds out before the key is locked what storing the end of a load needs to know.
     pub(super) fn tie(&self, flight: &Flight, loaded: &Loaded<'_>) -> Tied {
         let copy = flight.state.lock().stale.clone();
-        let mut given: &[u8] = &[];
         let mut bytes = None;
-        match loaded {
+        let given = match loaded {
             Loaded::Value(value) => {
-                given = value.links;
                 bytes = Some(value.bytes);
+                value.links
             }
-            Loaded::Passing(value) => given = value.links,
+            Loaded::Passing(value) => value.links,
             Loaded::NotModified { links, .. } | Loaded::PassingCopy { links, .. } => {
-                given = links.or(copy.as_ref().map(Entry::links)).unwrap_or_default()
+                links.or(copy.as_ref().map(Entry::links)).unwrap_or_default()
             }
-            Loaded::Unstored => {}
-        }
+            Loaded::Unstored { links } => links,
+        };
         let own = own_of(given);
         let mut tied = Tied { links: own.clone(), own, same: None };
         if links::has_parents(&tied.own) {

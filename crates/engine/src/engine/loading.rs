@@ -35,7 +35,7 @@ impl Made {
         match self {
             Self::Entry(entry) => Landed::Value(entry.clone(), true, cut),
             Self::Passing(entry) => Landed::Value(entry.clone(), false, cut),
-            Self::Nothing => Landed::Nothing,
+            Self::Nothing => Landed::Nothing(cut),
         }
     }
 }
@@ -183,8 +183,7 @@ impl Engine {
                 (state.phase, state.take_watchers())
             };
             let is_newest = lock.detach_if(&flight) && phase == Phase::Running;
-            let verdict = if is_newest { self.judge_load(&flight, loaded, &tied) } else { Verdict::default() };
-            let cut = verdict.mark.hard;
+            let (verdict, cut) = self.judge_load(&flight, loaded, &tied);
             let made =
                 if is_newest || !watchers.is_empty() { self.make(&flight, loaded, &tied, now) } else { Made::Nothing };
             if !watchers.is_empty() {
@@ -210,8 +209,9 @@ impl Engine {
         Settled { stored, batch: self.finish(&flight, None, now), cut }
     }
 
-    /// Judges what an attached flight brought by what has happened since it began; its key is locked.
-    fn judge_load(&self, flight: &Flight, loaded: &Loaded<'_>, tied: &Tied) -> Verdict {
+    /// Judges what a flight brought by what has happened since it began; its key is locked. And which of those who wait for it must load
+    /// again: see [`Settled::cut`].
+    fn judge_load(&self, flight: &Flight, loaded: &Loaded<'_>, tied: &Tied) -> (Verdict, u64) {
         let (seq, copy) = {
             let state = flight.state.lock();
             (state.seq, state.stale.clone())
@@ -222,7 +222,9 @@ impl Engine {
             // Whatever ties are to come, it is the old value.
             verdict.mark.merge(self.facts.judge(&flight.key, copy.links(), seq).mark);
         }
-        verdict
+        // Of all that has cut it the newest alone is known: who joined when anything had happened since it began may have come after
+        // something older.
+        (verdict, if verdict.mark.hard > 0 { seq + 1 } else { 0 })
     }
 
     /// The entry that is made of what a flight brought.

@@ -18,11 +18,10 @@ use crate::sync::Ordering;
 /// What became of a flight, for a thread that watched it.
 #[derive(Debug, Clone)]
 pub enum Landed {
-    /// The value that was loaded; false: it is given to those who waited and was not to be stored. With the number of the
-    /// invalidation that cut it, as in [`Settled::cut`].
+    /// The value that was loaded; false: it is given to those who waited and was not to be stored. With [`Settled::cut`].
     Value(Entry, bool, u64),
-    /// The fetcher gave nothing.
-    Nothing,
+    /// The fetcher gave nothing; the same.
+    Nothing(u64),
     /// It failed; how the flight's thread describes it.
     Failed(Arc<[u8]>),
     /// It took longer than this.

@@ -86,6 +86,8 @@ struct State {
     written: HashMap<Key, u64>,
     /// Facts among them.
     facts: BTreeMap<u64, Target>,
+    /// What is about to be invalidated.
+    announced: Vec<Target>,
     last: u64,
     bytes: usize,
     receipts: Vec<Receipt>,
@@ -214,7 +216,8 @@ impl State {
 
     /// Whether an entry that was handed over with that number is covered by a fact, or depends on a key that was changed, since.
     fn has_cut(&self, entry: &Entry, number: u64) -> bool {
-        self.facts.range(number..).any(|(_, target)| ledger::covers(target, entry.key(), entry.links()))
+        let facts = self.facts.range(number..).map(|(_, target)| target);
+        facts.chain(&self.announced).any(|target| ledger::covers(target, entry.key(), entry.links()))
             || links::names(entry.links())
                 .any(|(role, name)| !role.is_tag() && self.written.get(name).is_some_and(|written| *written > number))
     }
@@ -299,12 +302,29 @@ impl Outbox {
         }
     }
 
+    /// Something is about to be invalidated: from now on what is covered by it is cut.
+    pub fn announce(&self, target: &Target) {
+        self.state.lock().announced.push(target.clone());
+    }
+
+    /// It has been handed over, or will not be.
+    pub fn withdraw(&self, target: &Target) {
+        let mut state = self.state.lock();
+        if let Some(place) = state.announced.iter().position(|announced| announced == target) {
+            state.announced.swap_remove(place);
+        }
+    }
+
     /// Whether a record is covered by a fact that has not arrived, or is of a key whose deletion or new value has not, or depends on a key whose deletion or new value has not.
     pub fn cuts(&self, record: &Record) -> bool {
         let state = self.state.lock();
         state.changes(&record.key)
-            || state.facts.values().any(|target| ledger::covers(target, &record.key, &record.links))
-            || (!state.by_key.is_empty()
+            || state
+                .facts
+                .values()
+                .chain(&state.announced)
+                .any(|target| ledger::covers(target, &record.key, &record.links))
+            || (!state.written.is_empty()
                 && links::names(&record.links).any(|(role, name)| !role.is_tag() && state.changes(name)))
     }
 
@@ -490,5 +510,26 @@ impl Outbox {
             }
         }
         ill.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier::conformance::record;
+
+    #[test]
+    fn what_is_about_to_be_invalidated_cuts_until_it_is_handed_over_and_has_arrived() {
+        let (outbox, target) = (Outbox::default(), Target::prefix(b"a"));
+        let cuts = || (outbox.cuts(&record("ab", "x", 0)), outbox.cuts(&record("b", "x", 0)));
+        outbox.announce(&target);
+        outbox.announce(&target);
+        assert_eq!(cuts(), (true, false));
+        outbox.push(Op::Mark(Fact::unnumbered(target.clone(), false, FOREVER)), None, Vec::new());
+        outbox.withdraw(&target);
+        outbox.state.lock().take_out(1);
+        assert_eq!(cuts(), (true, false), "somebody else is still at it");
+        outbox.withdraw(&target);
+        assert_eq!(cuts(), (false, false));
     }
 }

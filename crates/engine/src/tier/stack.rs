@@ -396,10 +396,15 @@ impl Behind for Tiers {
         }
     }
 
+    fn invalidating(&self, target: &Target) {
+        self.slots.iter().for_each(|slot| slot.outbox.announce(target));
+    }
+
     fn invalidated(&self, target: &Target, soft: bool, number: u64) {
         let fact = self.fact(target.clone(), soft, number);
         for (slot, after) in self.farthest_first() {
             slot.push_after(Op::Mark(fact.clone()), None, after);
+            slot.outbox.withdraw(target);
         }
     }
 

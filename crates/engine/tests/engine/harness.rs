@@ -52,7 +52,7 @@ impl Alarm for Ringer {
 
 /// An engine as one thread uses it.
 pub struct World {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub clock: FakeClock,
     pub thread: ThreadId,
     pub inbox: Arc<Recorder>,
@@ -91,7 +91,7 @@ impl World {
     pub fn new(config: Config) -> Self {
         let clock = FakeClock::default();
         let alarm = Arc::new(Ringer(Mutex::new((FOREVER, false))));
-        let engine = Engine::new(config, Arc::new(clock.clone()), Arc::<Ringer>::clone(&alarm));
+        let engine = Arc::new(Engine::new(config, Arc::new(clock.clone()), Arc::<Ringer>::clone(&alarm)));
         let inbox = Arc::new(Recorder::default());
         let thread = engine.attach(Arc::<Recorder>::clone(&inbox));
         let origin = engine.origin("origin");

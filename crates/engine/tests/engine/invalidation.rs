@@ -1,9 +1,13 @@
 //! What an invalidation does to refreshes that wait, to memory, and to what is kept for its sake.
 
-use kvcache_engine::engine::{Begun, Event, Invalidation, Stored, Value};
-use kvcache_engine::entry::Kind;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use kvcache_engine::engine::{Begun, Behind, Engine, Event, Invalidation, Positions, Seek, Stored, Value};
+use kvcache_engine::entry::{Entry, Kind};
 use kvcache_engine::invalidation::links::{Role, push};
 use kvcache_engine::invalidation::target::{Target, TargetKind};
+use kvcache_engine::load::flights::Token;
+use kvcache_engine::stats::tiers::TierFigures;
 
 use super::harness::*;
 
@@ -157,4 +161,69 @@ fn what_a_reader_holds_while_it_is_swept_and_its_marker_dropped_counts_as_cut() 
     assert_eq!(w.engine.facts().markers, 0);
     assert!(!w.engine.is_valid(&held), "found before the sweep, judged after it");
     assert!(w.engine.is_valid(&other), "what outlived the sweep is as good as before");
+}
+
+/// Stands behind memory, has nothing, and writes down what it is told of invalidations.
+#[derive(Default)]
+struct Listener {
+    engine: OnceLock<Weak<Engine>>,
+    told: Mutex<Vec<(&'static str, u64)>>,
+}
+
+impl Behind for Listener {
+    fn positions(&self) -> Positions {
+        Positions::new()
+    }
+
+    fn catch_up(&self) {}
+
+    fn seek(&self, _: Vec<Seek>) {}
+
+    fn seek_now(&self, _: &Engine, _: &[u8]) -> Option<Entry> {
+        None
+    }
+
+    fn stored(&self, _: &Entry, _: Option<&Positions>) {}
+
+    fn gone(&self, _: &[u8], number: u64) {
+        self.told.lock().unwrap().push(("gone", number));
+    }
+
+    fn invalidating(&self, _: &Target) {
+        // The newest number there is.
+        let current = self.engine.get().unwrap().upgrade().unwrap().current();
+        self.told.lock().unwrap().push(("invalidating", current));
+    }
+
+    fn invalidated(&self, _: &Target, _: bool, number: u64) {
+        self.told.lock().unwrap().push(("invalidated", number));
+    }
+
+    fn ended(&self, _: Token) {}
+
+    fn figures(&self) -> Vec<(Arc<str>, TierFigures)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn tiers_know_what_is_about_to_be_invalidated_before_it_has_a_number() {
+    let w = World::new(config());
+    let listener = Arc::new(Listener::default());
+    listener.engine.set(Arc::downgrade(&w.engine)).unwrap();
+    w.engine.set_behind(Arc::clone(&listener) as Arc<dyn Behind>);
+    for soft in [false, true] {
+        for target in ["#t", "a*", "a*b", "*"] {
+            invalidate(&w, target, soft);
+            let told = std::mem::take(&mut *listener.told.lock().unwrap());
+            let number = w.engine.current();
+            assert_eq!(told, [("invalidating", number - 1), ("invalidated", number)], "{target}");
+        }
+    }
+    // A key's lock does the same for it.
+    let before = w.engine.current();
+    invalidate(&w, "k", true);
+    invalidate(&w, "k", false);
+    let told = std::mem::take(&mut *listener.told.lock().unwrap());
+    assert!(matches!(told[..], [("invalidated", soft), ("gone", hard)] if before < soft && soft < hard), "{told:?}");
 }

@@ -45,7 +45,7 @@ fn a_value_that_is_not_stored_reaches_those_who_watch() {
         (Loaded::Passing(value("v", FRESH)), "v false"),
         (Loaded::PassingCopy { metadata: None, links: None }, "old false"),
         (Loaded::NotModified { ages: FRESH, metadata: None, links: None }, "old true"),
-        (Loaded::Unstored, "Some(Nothing)"),
+        (Loaded::Unstored { links: &[] }, "Some(Nothing(0))"),
     ] {
         let w = World::new(config());
         let (other, _) = w.attach();

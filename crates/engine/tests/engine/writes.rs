@@ -258,7 +258,7 @@ fn not_modified_without_a_copy_in_hand_stores_nothing() {
 fn a_load_may_store_nothing_and_leaves_what_is_there() {
     let w = World::new(config());
     let (_, token) = w.refreshing("k");
-    assert_eq!(w.engine.settle(token, &Loaded::Unstored).stored, Stored::No);
+    assert_eq!(w.engine.settle(token, &Loaded::Unstored { links: &[] }).stored, Stored::No);
     assert_eq!(w.value("k").as_deref(), Some("old"));
     w.assert_at_rest(&[token]);
 }

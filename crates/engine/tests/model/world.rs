@@ -422,7 +422,7 @@ impl World {
         let random = seed(choices.below(1 << 16) as u64);
         self.note(|| format!("settle {token} with {}", name_of(&brought)));
         let loaded = match &brought {
-            Brought::Unstored => Loaded::Unstored,
+            Brought::Unstored => Loaded::Unstored { links: &[] },
             Brought::NotModified { ages, metadata } => {
                 Loaded::NotModified { ages: *ages, metadata: metadata.as_deref(), links: None }
             }
@@ -934,7 +934,7 @@ impl World {
     fn landed_text(&self, thread: ThreadId, token: Token) -> String {
         match self.engine.take_landed(thread, token) {
             Some(Landed::Value(entry, true, _)) => value_text(Some(&self.plain(&entry))),
-            Some(Landed::Nothing) => value_text(None),
+            Some(Landed::Nothing(_)) => value_text(None),
             Some(Landed::Failed(why)) => format!("failed {}", String::from_utf8_lossy(&why)),
             Some(Landed::TimedOut(after)) => format!("timed out {:?}", Some(after)),
             Some(Landed::Again) => "again".into(),
