@@ -93,10 +93,11 @@ async fn keeps_it_under_chaos() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_gets_and_puts_take_few_calls() {
+async fn thousands_of_gets_and_puts_take_few_calls() {
     let Some(rest) = Rest::start() else { return };
     let tier = Arc::new(rest.tier());
-    for n in 0..10_000 {
+    // workerd takes some milliseconds for each, and a call of all must end in a minute on the busiest machine.
+    for n in 0..2000 {
         let key = format!("count:{n}");
         assert_eq!(tier.put_many(puts(vec![record(&key, &key, 1)])).await, vec![Ok(())]);
     }
