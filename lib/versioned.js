@@ -140,9 +140,11 @@ async function numberOf(core, behind, key) {
  * @returns {Promise<void>}
  */
 async function showLast(core, behind, key, own) {
-  for (let later = await behind.lastVersion(key); later > own; later--) {
+  const last = await behind.lastVersion(key)
+  for (let later = last; last > own && later >= own; later--) {
     const pointer = await core.read(`${key}:meta`)
-    if (!isPointer(pointer) || pointer.version !== own) return
+    // Where it is not there, nobody's is shown.
+    if (isPointer(pointer) && pointer.version !== own) return
     // One that is not there yet will be shown by its owner.
     if (await core.read(`${key}:v${later}`) === undefined) continue
     native.rollBack(core.number, key, later)
@@ -151,7 +153,7 @@ async function showLast(core, behind, key, own) {
     checkMail()
     await behind.arrived(true)
     // A still later one may have been shown meanwhile.
-    return showLast(core, behind, key, later)
+    return later > own ? showLast(core, behind, key, later) : undefined
   }
 }
 

@@ -81,16 +81,6 @@ impl Numbers {
     }
 }
 
-/// The highest number that a version of `name` may have been given. It is known from where it is still written down; only of a
-/// name that left no trace must it be guessed.
-fn highest(name: &[u8], numbers: &Numbers, pointer: Option<&Pointer>, kept: &[u64]) -> u64 {
-    let given = match pointer {
-        Some(pointer) => pointer.highest.max(numbers.given.get(&hash_key(name)).copied().unwrap_or(0)),
-        None => numbers.highest(hash_key(name)),
-    };
-    given.max(kept.last().copied().unwrap_or(0))
-}
-
 /// What a pointer says.
 struct Pointer {
     entry: Entry,
@@ -98,59 +88,74 @@ struct Pointer {
     highest: u64,
 }
 
+/// A name, locked, and what is known of it.
+struct Content<'a> {
+    name: &'a [u8],
+    numbers: MutexGuard<'a, Numbers>,
+    pointer: Option<Pointer>,
+    /// In ascending order.
+    kept: Vec<u64>,
+}
+
+impl Content<'_> {
+    /// The highest number that a version may have been given. It is known from where it is still written down; only of a name that left no
+    /// trace must it be guessed.
+    fn highest(&self) -> u64 {
+        let hash = hash_key(self.name);
+        let given = match &self.pointer {
+            Some(pointer) => pointer.highest.max(self.numbers.given.get(&hash).copied().unwrap_or(0)),
+            None => self.numbers.highest(hash),
+        };
+        given.max(self.kept.last().copied().unwrap_or(0))
+    }
+}
+
 impl Engine {
     /// Stores a value as the next version of `name` and shows it, then removes versions so that `keep` are left: the new one,
     /// the one shown until now, and those of the highest numbers. What can be wrong is found before anything is changed.
     pub fn publish(&self, name: &[u8], value: &Value<'_>, keep: usize) -> Result<Shown, Error> {
-        let mut numbers = self.publications.lock(name);
-        let before = self.pointer(name);
-        let old = self.kept_versions(name);
-        let version = highest(name, &numbers, before.as_ref(), &old) + 1;
-        self.publish_under(&mut numbers, name, value, keep, version, before, old)
+        let content = self.content(name);
+        let version = content.highest() + 1;
+        self.publish_under(content, value, keep, version)
     }
 
     /// As [`Engine::publish`], as the version of that number, which a log shared by processes has given to nobody else. `None` if
     /// that version is here already: the log has lost its numbers.
     ///
-    /// Where a later number has been shown already, what is shown stays.
+    /// Where a later number is known, what is shown stays: here it has been shown before, or will be by who was given it.
     pub fn publish_as(&self, name: &[u8], value: &Value<'_>, keep: usize, number: u64) -> Result<Option<Shown>, Error> {
-        let mut numbers = self.publications.lock(name);
-        let old = self.kept_versions(name);
-        if old.binary_search(&number).is_ok() {
+        let content = self.content(name);
+        if content.kept.binary_search(&number).is_ok() {
             return Ok(None);
         }
-        let before = self.pointer(name);
-        self.publish_under(&mut numbers, name, value, keep, number, before, old).map(Some)
+        self.publish_under(content, value, keep, number).map(Some)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn publish_under(
         &self,
-        numbers: &mut Numbers,
-        name: &[u8],
+        content: Content<'_>,
         value: &Value<'_>,
         keep: usize,
         version: u64,
-        before: Option<Pointer>,
-        old: Vec<u64>,
     ) -> Result<Shown, Error> {
-        let content = self.prepare(&content_key(name, version), value)?;
+        let highest = content.highest();
+        let Content { name, mut numbers, pointer: before, kept: mut rest } = content;
+        let stored = self.prepare(&content_key(name, version), value)?;
         let (pointer, published) = self.prepare_pointer(name, version, version, value)?;
-        let known = highest(name, numbers, before.as_ref(), &old);
-        numbers.gave(hash_key(name), version.max(known));
-        self.commit(content);
-        let later = before.as_ref().filter(|pointer| pointer.highest > version).map(|pointer| pointer.shown.version);
-        if later.is_none() {
+        numbers.gave(hash_key(name), version.max(highest));
+        self.commit(stored);
+        let is_last = version > highest;
+        if is_last {
             self.show(name, version, pointer);
         }
         // The one that is shown stays, the one that was until now, and the highest.
-        let shown = later.unwrap_or(version);
-        let until_now = before.map(|pointer| pointer.shown.version).filter(|until| keep > 1 && *until != shown);
-        let mut rest = old;
+        let until_now = before.map(|pointer| pointer.shown.version);
+        let shown = if is_last { Some(version) } else { until_now };
+        let until_now = until_now.filter(|_| keep > 1);
         rest.push(version);
         rest.sort_unstable();
         let all = rest.len();
-        rest.retain(|version| *version != shown && Some(*version) != until_now);
+        rest.retain(|version| Some(*version) != shown && Some(*version) != until_now);
         let kept = keep.saturating_sub(all - rest.len());
         for version in &rest[..rest.len().saturating_sub(kept)] {
             self.delete(&content_key(name, *version));
@@ -158,24 +163,27 @@ impl Engine {
         Ok(published)
     }
 
+    /// Locks a name, and looks what there is of it.
+    fn content<'a>(&'a self, name: &'a [u8]) -> Content<'a> {
+        let numbers = self.publications.lock(name);
+        Content { name, numbers, pointer: self.pointer(name), kept: self.kept_versions(name) }
+    }
+
     /// The highest number that a version of `name` may have, as far as is known here; 0 for none.
     pub fn highest_version(&self, name: &[u8]) -> u64 {
-        let numbers = self.publications.lock(name);
-        highest(name, &numbers, self.pointer(name).as_ref(), &self.kept_versions(name))
+        self.content(name).highest()
     }
 
     /// Shows another version of `name`. False if it is not there.
     pub fn roll_back(&self, name: &[u8], version: u64) -> Result<bool, Error> {
-        let mut numbers = self.publications.lock(name);
+        let mut content = self.content(name);
         let now = self.clock.now_millis();
-        let Some(content) = self.peek(&content_key(name, version)).filter(Found::is_servable) else { return Ok(false) };
-        let before = self.pointer(name);
-        if before.as_ref().is_some_and(|pointer| pointer.shown.version == version) {
+        let Some(stored) = self.peek(&content_key(name, version)).filter(Found::is_servable) else { return Ok(false) };
+        if content.pointer.as_ref().is_some_and(|pointer| pointer.shown.version == version) {
             return Ok(true);
         }
-        let newest = self.kept_versions(name).last().copied().unwrap_or(version);
-        let highest = before.map_or(newest, |pointer| pointer.highest.max(newest)).max(numbers.highest(hash_key(name)));
-        let header = content.entry.header();
+        let highest = content.highest().max(version);
+        let header = stored.entry.header();
         // The pointer goes when the content does.
         let left = |until: Millis| if until == FOREVER { FOREVER } else { until.saturating_sub(now) };
         let ages = Ages {
@@ -183,10 +191,10 @@ impl Engine {
             stale_age: left(header.stale_until),
             stale_if_error: left(header.error_until),
         };
-        let links = own_of(content.entry.links());
+        let links = own_of(stored.entry.links());
         let like = Value { kind: Kind::Json, bytes: b"", metadata: b"", ages, route: header.route, links: &links };
         let (pointer, _) = self.prepare_pointer(name, version, highest, &like)?;
-        numbers.gave(hash_key(name), highest);
+        content.numbers.gave(hash_key(name), highest);
         self.show(name, version, pointer);
         Ok(true)
     }

@@ -77,6 +77,30 @@ fn numbers_given_by_a_log_are_kept_whatever_came_before_them() {
 }
 
 #[test]
+fn an_earlier_number_is_not_shown_where_the_pointer_to_a_later_one_is_gone() {
+    for pointer in [None, Some(r#"{"version":1,"updatedAt":1700000000000}"#)] {
+        let w = World::new(config());
+        let publish = |number: u64| {
+            let published = w.engine.publish_as(NAME, &value(&number.to_string(), FRESH), 2, number).unwrap();
+            published.map(|shown| shown.version)
+        };
+        assert_eq!(publish(9), Some(9));
+        // Another process has moved it, or it is not known any more.
+        match pointer {
+            None => assert!(w.delete("content:42:meta")),
+            Some(text) => w.put("content:42:meta", text, FRESH),
+        }
+        for number in 5..9 {
+            assert_eq!(publish(number), Some(number));
+        }
+        assert_eq!(w.value("content:42:meta").as_deref(), pointer);
+        assert_eq!(w.versions(), [8, 9], "the last one is kept");
+        assert!(w.roll_back(9));
+        assert_eq!((publish(10), w.shown()), (Some(10), shows(10, "10")));
+    }
+}
+
+#[test]
 fn as_many_versions_are_kept_as_asked_for() {
     for (keep, left) in [(1, vec![6]), (2, vec![5, 6]), (4, vec![3, 4, 5, 6]), (100, vec![1, 2, 3, 4, 5, 6])] {
         let w = World::new(config());
