@@ -114,39 +114,83 @@ for (const near of [undefined, { values: 'copy' }, false]) {
   }, { timeout: 60_000 + SECONDS * 2000 })
 }
 
-/** As `play`, with a source that values are made from: `source` counts its changes, `told` those that the cache was told of. */
+/**
+ * As `play`, with a source that values are made from: `source` counts its changes, `told` those that the cache was told of. What is made of it
+ * lies under a key of its own and under one that depends on that. The cache is told by each way there is; loads say what they are
+ * tied to when they begin, before they look at the source, or at their end only.
+ */
 async function change({ state, KvCache }, { options, seed, source, told, mine, clients, operations }) {
   const cache = (state.cache ??= new KvCache(options))
   let random = seed
   const next = n => (random = (random * 48_271) % 2_147_483_647) % n
   const wrong = []
-  const seen = { read: 0, loaded: 0 }
+  const seen = { read: 0, loaded: 0, joined: 0 }
   const made = k => ({ n: Atomics.load(source, k), pad: 'x'.repeat(next(20) === 0 ? 300_000 : 10) })
+  const tied = k => ({ tags: [`t${k}`], dependsOn: [`parent:${k}`] })
+  const tell = {
+    put: k => cache.put(`source:${k}:`, made(k), { maxAge: 0, staleAge: 3600, ...tied(k) }),
+    delete: k => cache.delete(`source:${k}:`),
+    key: k => cache.invalidate(`source:${k}:`),
+    tag: k => cache.invalidate({ tag: `t${k}` }),
+    // The child's key begins otherwise: it goes with what it depends on.
+    prefix: k => cache.invalidate({ prefix: `source:${k}:` }),
+    pattern: k => cache.invalidate(`s*e:${k}:`),
+    parent: k => cache.put(`parent:${k}`, next(1_000_000_000)),
+    parentGone: k => cache.invalidate(`parent:${k}`)
+  }
   const client = async first => {
     for (let i = 0; i < operations; i++) {
       const k = next(source.length)
-      const key = `source:${k}`
       // Each key has one thread that changes it, and one client there: changes come one after the other.
       if (first && next(6) === 0) {
-        const own = `source:${mine}`
         const n = Atomics.add(source, mine, 1) + 1
-        if (next(2)) await cache.put(own, made(mine), { maxAge: 0, staleAge: 3600 })
-        else await cache.delete(own)
+        const ways = Object.values(tell)
+        await ways[next(ways.length)](mine)
         Atomics.store(told, mine, n)
         continue
       }
-      const fetcher = async () => {
+      const isChild = next(4) === 0
+      const key = isChild ? `made:${k}` : `source:${k}:`
+      const ties = isChild ? { ...tied(k), dependsOn: [`parent:${k}`, `source:${k}:`] } : tied(k)
+      const says = next(3)
+      const isPassing = next(10) === 0
+      let loaded = false
+      const fetcher = async (_, context) => {
+        loaded = true
         seen.loaded++
+        if (says === 1) context.set(ties)
+        if (isPassing) context.noStore()
         const value = made(k)
         for (let wait = next(4); wait > 0; wait--) await new Promise(resolve => setImmediate(resolve))
+        if (says === 2) context.set(ties)
         return value
       }
       const least = Atomics.load(told, k)
       const ages = next(2) ? { maxAge: 0, staleAge: 3600 } : { maxAge: 3600 }
-      const value = next(8) === 0 ? cache.peek(key) : await cache.get(key, fetcher, { ...ages, forceFresh: next(20) === 0 })
+      const how = { ...ages, ...(says === 0 ? ties : {}) }
+      let value
+      switch (next(8)) {
+        case 0:
+          value = cache.peek(key)
+          break
+        case 1: {
+          const many = await cache.getMany([key], async () => {
+            loaded = true
+            return { [key]: made(k) }
+          }, { ...ages, ...ties })
+          value = many.get(key)
+          break
+        }
+        case 2:
+          value = await cache.get(key)
+          break
+        default:
+          value = await cache.get(key, fetcher, { ...how, forceFresh: next(20) === 0 })
+      }
       if (value === undefined) continue
       seen.read++
-      if (value.n < least) wrong.push(`${key}: ${value.n} after it was told of ${least}`)
+      if (!loaded) seen.joined++
+      if (value.n < least) wrong.push(`${key}: ${value.n} after it was told of ${least}, tied ${says}, loaded ${loaded}`)
     }
   }
   await Promise.all(Array.from({ length: clients }, (_, n) => client(n === 0)))
@@ -162,7 +206,7 @@ for (const near of [undefined, false]) {
     const [source, told] = [0, 1].map(() => new Int32Array(new SharedArrayBuffer(16)))
     const end = performance.now() + (SECONDS * 1000) / 3
     let seed = Number(process.env.KVCACHE_COHERENCE_SEED ?? 1 + (Date.now() % 1_000_000))
-    const seen = { read: 0, loaded: 0 }
+    const seen = { read: 0, loaded: 0, joined: 0 }
     do {
       const part = { options, source, told, clients: 3, operations: 400 }
       const all = await Promise.all([
@@ -173,9 +217,10 @@ for (const near of [undefined, false]) {
       for (const one of all) {
         seen.read += one.seen.read
         seen.loaded += one.seen.loaded
+        seen.joined += one.seen.joined
       }
     } while (performance.now() < end)
-    assert.ok(seen.read > 1000 && seen.loaded > 100 && told.every(n => n > 10), JSON.stringify([seen, ...told]))
+    assert.ok(seen.read > 1000 && seen.loaded > 100 && seen.joined > 100 && told.every(n => n > 10), JSON.stringify([seen, ...told]))
   }, { timeout: 60_000 + SECONDS * 2000 })
 }
 
