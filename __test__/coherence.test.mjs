@@ -6,8 +6,11 @@
 // KVCACHE_COHERENCE_SECONDS in the environment makes it last longer: `KVCACHE_COHERENCE_SECONDS=300 node --test
 // __test__/coherence.test.mjs`.
 
+import { disk, redis } from '../index.js'
+import { folder } from './helpers/folder.mjs'
 import { assert, KvCache, test } from './helpers/kv.mjs'
 import { outdated, unexplained } from './helpers/linear.mjs'
+import { startRedis } from './helpers/redis.mjs'
 import { freshName, thread } from './helpers/threads.mjs'
 
 const SECONDS = Number(process.env.KVCACHE_COHERENCE_SECONDS ?? 5)
@@ -119,8 +122,11 @@ for (const near of [undefined, { values: 'copy' }, false]) {
  * lies under a key of its own and under one that depends on that. The cache is told by each way there is; loads say what they are
  * tied to when they begin, before they look at the source, or at their end only.
  */
-async function change({ state, KvCache }, { options, seed, source, told, mine, clients, operations }) {
-  const cache = (state.cache ??= new KvCache(options))
+async function change({ state, KvCache, disk, redis }, { options, tiers, seed, source, told, mine, clients, operations }) {
+  const cache = (state.cache ??= new KvCache({
+    ...options,
+    ...(tiers && { tiers: [...(tiers.disk ? [disk(tiers.disk)] : []), ...(tiers.redis ? [redis(tiers.redis)] : [])] })
+  }))
   let random = seed
   const next = n => (random = (random * 48_271) % 2_147_483_647) % n
   const wrong = []
@@ -197,18 +203,34 @@ async function change({ state, KvCache }, { options, seed, source, told, mine, c
   return { wrong, seen }
 }
 
-for (const near of [undefined, false]) {
-  test(`what was made before a change is not given after it, with ${near === undefined ? 'near caches' : 'none'}`, async t => {
-    const options = { name: freshName(), memory: '256mb', ...(near === undefined ? {} : { near }) }
-    const here = { state: {}, KvCache }
-    t.after(() => here.state.cache?.close({ timeout: 1 }))
+/** What the caches of the next test are like. With little memory most is read from the tiers, and what comes from there goes again soon. */
+const CACHES = {
+  'near caches': { memory: '256mb' },
+  'no near cache': { memory: '256mb', near: false },
+  'little memory and a disk': { memory: '1mb', tiers: ['disk'] },
+  'little memory and Redis': { memory: '1mb', near: false, tiers: ['redis'] },
+  'a disk and Redis': { memory: '1mb', tiers: ['disk', 'redis'] }
+}
+
+for (const [what, { tiers: kinds, ...rest }] of Object.entries(CACHES)) {
+  test(`what was made before a change is not given after it: ${what}`, async t => {
+    const options = { name: freshName(), ...rest }
+    const here = { state: {}, KvCache, disk, redis }
+    const server = kinds?.includes('redis') ? await startRedis(t) : undefined
+    if (kinds?.includes('redis') && server === undefined) return
+    t.after(() => here.state.cache?.close({ timeout: 1 }).catch(() => {}))
+    // A busy machine is not what this is about.
+    const tiers = kinds && {
+      ...(kinds.includes('disk') && { disk: { path: folder(), timeout: '30s' } }),
+      ...(server && { redis: { url: server.url, timeout: '30s' } })
+    }
     const workers = [thread(t), thread(t), thread(t)]
     const [source, told] = [0, 1].map(() => new Int32Array(new SharedArrayBuffer(16)))
     const end = performance.now() + (SECONDS * 1000) / 3
     let seed = Number(process.env.KVCACHE_COHERENCE_SEED ?? 1 + (Date.now() % 1_000_000))
     const seen = { read: 0, loaded: 0, joined: 0 }
     do {
-      const part = { options, source, told, clients: 3, operations: 400 }
+      const part = { options, tiers, source, told, clients: 3, operations: 400 }
       const all = await Promise.all([
         change(here, { ...part, seed: ++seed, mine: 0 }),
         ...workers.map((worker, n) => worker.run(change, { ...part, seed: ++seed, mine: n + 1 }))

@@ -168,6 +168,21 @@ test('a grandchild that only memory holds goes when another cache changes the pa
   for (const cache of caches) assert.equal(await cache.get('c'), undefined)
 })
 
+test('what depends on published content goes when another cache publishes or rolls back', async t => {
+  const path = folder()
+  const [here, there] = [1, 2].map(() => open(t, { tiers: [disk({ path, timeout: '20s' })] }))
+  const pages = here?.versioned('content')
+  assert.ok(here && there && pages)
+  await pages.publish('42', 'first')
+  for (const change of [() => pages.publish('42', 'second'), () => pages.rollback('42', 1)]) {
+    for (const parent of ['content:42', 'content:42:meta']) await there.put(`of ${parent}`, 1, { dependsOn: [parent] })
+    await change()
+    for (const cache of [there, here]) {
+      for (const parent of ['content:42', 'content:42:meta']) assert.equal(await cache.get(`of ${parent}`), undefined, parent)
+    }
+  }
+})
+
 test('a value that was there before a put does not come back, though memory lost both', async t => {
   const restart = restarting(t)
   let cache = await restart()

@@ -432,8 +432,8 @@ export class Flight {
   /** Nothing was found, and there is no fetcher: whoever waits and has one begins anew. */
   giveUp() {
     if (this.done) return
-    this.#report(() => native.fail(this.core.number, this.token, Verdict.Aborted, undefined))
-    this.#end({ again: true })
+    this.#report(() => native.giveUp(this.core.number, this.token))
+    this.#end({ anew: true })
   }
 
   /** The engine says that the hard timeout has passed. */
@@ -492,8 +492,9 @@ export class Flight {
 }
 
 /**
- * How a flight has ended. `again`: it was another thread's and came to no end, so that whoever still wants the key begins anew.
- * @typedef {{ answer?: Answer | Nothing, error?: unknown, again?: boolean }} Outcome
+ * How a flight has ended. `again`: it was another thread's and came to no end, so that whoever still wants the key begins once more;
+ * `anew`: it had no fetcher and found nothing, so that whoever has one begins anew.
+ * @typedef {{ answer?: Answer | Nothing, error?: unknown, again?: boolean, anew?: boolean }} Outcome
  */
 
 /**

@@ -77,7 +77,8 @@ export const Status = Object.freeze({
   Gone: 10,
   Awaited: 11,
   Failed: 12,
-  TimedOut: 13
+  TimedOut: 13,
+  NotFound: 14
 })
 
 /** Flags of lookup() and peek(). */

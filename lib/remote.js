@@ -96,6 +96,8 @@ export class RemoteFlight {
         return this.#fail(timeout(key, header[H.AGE], 'the fetcher'))
       case Status.Gone:
         return this.#end({ again: true })
+      case Status.NotFound:
+        return this.#end({ anew: true })
     }
   }
 

@@ -19,14 +19,15 @@ import { LONGEST_TIMER } from './keepalive.js'
  * @param {number} softTimeout milliseconds, may be infinite
  * @param {boolean} whole
  * @param {number} joined the log's number when the caller came
- * @param {() => Promise<any>} anew loads anew, should what it waited for turn out to have been invalidated before it came
+ * @param {() => Promise<any>} anew loads anew, should what it waited for turn out to have been invalidated before it came, or to be found
+ *   nowhere by a flight without a fetcher
  * @param {() => Promise<any>} [again] begins anew, should a flight of another thread come to no end
  * @returns {Promise<any>}
  */
 export function wait(core, flight, signal, softTimeout, whole, joined, anew, again) {
   flight.join()
   const answer = (/** @type {Outcome} */ outcome) => {
-    if (wasCut(flight, joined)) return anew()
+    if (outcome.anew || wasCut(flight, joined)) return anew()
     return outcome.again ? (again ?? anew)() : read(outcome, whole)
   }
   if (signal === undefined && softTimeout === Infinity) {

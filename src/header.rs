@@ -133,4 +133,6 @@ pub enum Status {
     Failed = 12,
     /// What was waited for took longer than [`AGE`] milliseconds.
     TimedOut = 13,
+    /// What was waited for had no fetcher, and was found nowhere.
+    NotFound = 14,
 }

@@ -190,6 +190,13 @@ pub fn settle_passing_copy(env: Env, cache: u32, token: f64, metadata: Raw, link
     settle_copy((env, cache, token), (metadata, links), false)
 }
 
+/// Reports that a flight has no fetcher, and that nothing was found for it. Status as of `fail`.
+#[napi(catch_unwind)]
+pub fn give_up(cache: u32, token: f64) -> Result<()> {
+    with_cache(cache, |opened, header| report(header, opened, opened.engine().give_up(token as u64)))?;
+    Ok(())
+}
+
 /// Reports that a flight failed: `outcome` is 0 for a proof of life, 1 for a failure, 2 for an abort; `why` describes the error
 /// to other threads, which begin anew without it. Status `Unstored` or `Gone`.
 #[napi(catch_unwind)]
@@ -230,7 +237,7 @@ pub fn leave(cache: u32, token: f64, running: bool) -> Result<()> {
 }
 
 /// What became of a flight of another thread. Status `Fresh` with the value; `Unstored` where there is none; `Failed` with what
-/// describes the error; `TimedOut`; `Gone` where the load is to be begun anew; `None` if it is not known.
+/// describes the error; `TimedOut`; `Gone` where the load is to be begun anew, `NotFound` where it was none; `None` if it is not known.
 #[napi(catch_unwind)]
 pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
     let env = env.raw();
@@ -268,6 +275,7 @@ pub fn take_landed(env: Env, cache: u32, token: f64) -> Result<Raw> {
                 header.status(Status::Unstored);
             }
             Some(Landed::Again) => header.status(Status::Gone),
+            Some(Landed::NotFound) => header.status(Status::NotFound),
             None => header.status(Status::None),
         }
         undefined(env)

@@ -114,10 +114,10 @@ impl Engine {
                 lock.recent().invalidated(hash);
             }
             let removed = held.is_some_and(|entry| self.facts.judge_entry(&entry).hard == 0);
-            self.key_gone(&mut lock, key, None);
             if let Some(behind) = self.behind().filter(|_| !remote) {
                 behind.gone(key, number);
             }
+            self.key_gone(&mut lock, key, None);
             removed
         };
         self.cooldowns.lock().recovered(key);
@@ -139,10 +139,10 @@ impl Engine {
         {
             self.memory.insert(found.entry.outdated());
         }
-        self.key_changed(&mut lock, hash_key(key), true);
         if let Some(behind) = self.behind().filter(|_| !remote) {
             behind.invalidated(target, true, number);
         }
+        self.key_changed(&mut lock, hash_key(key), true);
         found.is_some()
     }
 
@@ -290,7 +290,8 @@ impl Engine {
         }
     }
 
-    /// A key has changed, under its lock.
+    /// A key has changed, under its lock. What stands behind memory has been told before: who does not hold the lock, and has seen the number
+    /// of this, finds nothing older there.
     pub(super) fn key_changed(&self, lock: &mut KeyLock<'_>, hash: u64, soft: bool) {
         let change = self.facts.change(hash, soft);
         if change.is_parent {

@@ -275,7 +275,6 @@ impl Engine {
         if self.memory.insert(entry.clone()) {
             let held = before.filter(|before| mark.hard == 0 && before.dead_at() > now);
             let other = held.is_some_and(|before| !tied.is_same(&before, &entry));
-            self.key_stored(lock, &entry, mark, other);
             if let Some(behind) = self.behind() {
                 let positions = std::mem::take(&mut flight.state.lock().positions);
                 behind.stored(&entry, Some(&positions));
@@ -284,15 +283,16 @@ impl Engine {
                     behind.invalidated(&Target::Key((&*flight.key).into()), false, entry.seq());
                 }
             }
+            self.key_stored(lock, &entry, mark, other);
             (Stored::Yes, dead_at)
         } else {
-            // What was there is older than what could not be stored: it must not be served as if nothing had come.
-            if self.memory.remove(&flight.key).is_some() {
-                self.key_gone(lock, &flight.key, None);
-            }
             if let Some(behind) = self.behind() {
                 // Tiers may have more room.
                 behind.stored(&entry, Some(&flight.state.lock().positions.clone()));
+            }
+            // What was there is older than what could not be stored: it must not be served as if nothing had come.
+            if self.memory.remove(&flight.key).is_some() {
+                self.key_gone(lock, &flight.key, None);
             }
             (Stored::TooLarge { bytes }, FOREVER)
         }
@@ -301,12 +301,19 @@ impl Engine {
     /// Reports that a flight brought nothing. `outcome` says how that counts for its breaker: a failure, a proof of life,
     /// or nothing; `failed`, whether it is an error to be counted, and for a refresh to be tried again. An abort is not.
     pub fn fail(&self, token: Token, outcome: Outcome, failed: bool) -> Settled {
-        self.fail_as(token, outcome, failed, b"", false)
+        self.fail_as(token, outcome, failed, Landed::Again, false)
     }
 
     /// As [`Engine::fail`], with a description of the error for other threads. Without one they begin anew.
     pub fn fail_with(&self, token: Token, outcome: Outcome, failed: bool, why: &[u8]) -> Settled {
-        self.fail_as(token, outcome, failed, why, false)
+        let landed = if why.is_empty() { Landed::Again } else { Landed::Failed(why.into()) };
+        self.fail_as(token, outcome, failed, landed, false)
+    }
+
+    /// Reports that what a flight was to look for behind memory is not there, and that it has no fetcher: whoever waits for it and has
+    /// one begins anew.
+    pub fn give_up(&self, token: Token) -> Settled {
+        self.fail_as(token, Outcome::Aborted, false, Landed::NotFound, false)
     }
 
     pub(super) fn fail_as(
@@ -314,7 +321,7 @@ impl Engine {
         token: Token,
         outcome: Outcome,
         failed: bool,
-        why: &[u8],
+        landed: Landed,
         unless_watched: bool,
     ) -> Settled {
         let Some(flight) = self.flights.by_token(token) else { return Settled::GONE };
@@ -334,7 +341,6 @@ impl Engine {
                 return Settled { stored: Stored::Awaited, batch: BatchEnd::None, cut: 0 };
             }
             watchers = state.take_watchers();
-            let landed = if why.is_empty() { Landed::Again } else { Landed::Failed(why.into()) };
             self.land(token, &watchers, &landed);
             // One that was cut while it ran has nothing to retry, and no reason to rest.
             was_cut = state.phase == Phase::Cut;

@@ -21,6 +21,7 @@ use crate::codec::workshop::Tools;
 use crate::entry::{Ages, Entry, Kind};
 use crate::error::Error;
 use crate::invalidation::links;
+use crate::invalidation::target::Target;
 use crate::load::flights::PreHashed;
 use crate::memory::hash_key;
 use crate::sync::{Mutex, MutexGuard};
@@ -252,7 +253,14 @@ impl Engine {
     fn show(&self, name: &[u8], version: u64, pointer: Entry) {
         self.commit(pointer);
         // After the pointer: what is loaded from here on sees it moved.
-        self.key_changed(&mut self.flights.lock(name), hash_key(name), false);
+        {
+            let mut lock = self.flights.lock(name);
+            if let Some(behind) = self.behind() {
+                // What depends on the name may be known elsewhere only.
+                behind.invalidated(&Target::Key(name.into()), false, self.facts.next());
+            }
+            self.key_changed(&mut lock, hash_key(name), false);
+        }
         let keys = [pointer_key(name), content_key(name, version)];
         for entry in keys.iter().filter_map(|key| self.memory.peek(key)) {
             // In a circle of dependencies it would be cut by its own appearance.

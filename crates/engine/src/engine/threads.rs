@@ -28,6 +28,8 @@ pub enum Landed {
     TimedOut(Millis),
     /// It came to no end: whoever still wants the key is to begin once more.
     Again,
+    /// It had no fetcher, and what it looked for is nowhere: whoever has one is to begin anew.
+    NotFound,
 }
 
 /// What watchers have not taken yet.
@@ -76,7 +78,7 @@ impl Engine {
     /// The last caller in a flight's own thread has left. It is aborted, unless other threads wait for it:
     /// [`Stored::Awaited`](super::Stored::Awaited), and [`Event::Abandoned`] tells once nobody does.
     pub fn abandon(&self, token: Token) -> Settled {
-        self.fail_as(token, Outcome::Aborted, false, b"", true)
+        self.fail_as(token, Outcome::Aborted, false, Landed::Again, true)
     }
 
     /// The last caller in a thread that watched a flight has left. `running`: it is to go on for those who come later.

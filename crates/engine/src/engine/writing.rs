@@ -43,10 +43,10 @@ impl Engine {
             dead_at = entry.dead_at();
             self.cut(&mut lock, &mut notices);
             self.memory.insert(entry.clone());
-            self.key_stored(&mut lock, &entry, Mark::default(), true);
             if let Some(behind) = self.behind() {
                 behind.stored(&entry, None);
             }
+            self.key_stored(&mut lock, &entry, Mark::default(), true);
         }
         self.cooldowns.lock().recovered(&key);
         self.expects_expiry(dead_at);
@@ -63,10 +63,10 @@ impl Engine {
             let number = self.facts.next();
             self.cut(&mut lock, &mut notices);
             let removed = self.memory.remove(key);
-            self.key_gone(&mut lock, key, None);
             if let Some(behind) = self.behind() {
                 behind.gone(key, number);
             }
+            self.key_gone(&mut lock, key, None);
             removed
         };
         self.cooldowns.lock().recovered(key);
