@@ -168,6 +168,52 @@ test('a grandchild that only memory holds goes when another cache changes the pa
   for (const cache of caches) assert.equal(await cache.get('c'), undefined)
 })
 
+/** @type {Record<string, (cache: KvCache) => Promise<unknown>>} */
+const ON_A = {
+  put: cache => cache.put('a', 2).then(() => cache.flush()),
+  delete: cache => cache.delete('a'),
+  invalidate: cache => cache.invalidate('a'),
+  'invalidate by its tag': cache => cache.invalidate({ tag: 'of a' })
+}
+
+for (const kind of ['disk', 'redis', 'disk and redis']) {
+  test(`a chain of dependencies whose links were put by several caches falls with its first: ${kind}`, async t => {
+    const server = kind === 'disk' ? undefined : await startRedis(t)
+    if (kind !== 'disk' && server === undefined) return
+    for (const [how, change] of Object.entries(ON_A)) {
+      for (const isLoaded of [false, true]) {
+        const path = folder()
+        const caches = Array.from({ length: 5 }, () => new KvCache({
+          tiers: [
+            ...(kind === 'redis' ? [] : [disk({ path, timeout: '20s' })]),
+            ...(server === undefined ? [] : [redis({ url: server.url, prefix: `${path}:`, timeout: '20s' })])
+          ]
+        }))
+        const [first, second, cuts, reads, late] = caches
+        assert.ok(first && second && cuts && reads && late)
+        await first.put('a', 1, { tags: ['of a'] })
+        await first.put('b', 1, { dependsOn: ['a'] })
+        await first.flush()
+        // It has never seen the key that its own depends on.
+        if (isLoaded) await second.get('c', () => 1, { dependsOn: ['b'] })
+        else await second.put('c', 1, { dependsOn: ['b'] })
+        await second.put('d', 1, { dependsOn: ['c'] })
+        await second.flush()
+        await until(async () => await reads.get('c') === 1 && await reads.get('d') === 1, 'it is read elsewhere')
+        await change(cuts)
+        for (const cache of caches) {
+          for (const key of ['c', 'd']) {
+            const message = `${key} is gone: ${how}, loaded ${isLoaded}`
+            if (kind === 'disk') assert.equal(await cache.get(key), undefined, message)
+            else await until(async () => await cache.get(key) === undefined, message)
+          }
+        }
+        await Promise.all(caches.map(cache => cache.close()))
+      }
+    }
+  }, { timeout: 60_000 })
+}
+
 test('what depends on published content goes when another cache publishes or rolls back', async t => {
   const path = folder()
   const [here, there] = [1, 2].map(() => open(t, { tiers: [disk({ path, timeout: '20s' })] }))

@@ -22,6 +22,7 @@ import { KvCache, disk, redis } from '../../index.js'
  * @property {number[]} own those that this process changes
  * @property {number} seed
  * @property {{ disk?: Parameters<typeof disk>[0], redis?: Parameters<typeof redis>[0] }} tiers
+ * @property {string} [memory] how much of it, default 64 MB
  * @property {number} [large] one in so many values is large
  * @property {number} [bytes] of a large one
  * @property {boolean} [lossy] what fails may be given up: a full disk
@@ -33,7 +34,7 @@ const out = openSync(part.file, 'a')
 const origin = openSync(part.origin, 'r+')
 const { tiers } = part
 const cache = new KvCache({
-  memory: '64mb',
+  memory: part.memory ?? '64mb',
   maxAge: Infinity,
   tiers: [...(tiers.disk ? [disk(tiers.disk)] : []), ...(tiers.redis ? [redis(tiers.redis)] : [])]
 })
@@ -98,7 +99,7 @@ function die(why) {
   setTimeout(() => process.exit(3), 100)
 }
 
-const KINDS = ['put', 'put', 'put', 'delete', 'tag', 'prefix', 'key']
+const KINDS = ['put', 'put', 'put', 'delete', 'tag', 'prefix', 'key', 'parent']
 
 /** One change of one of our keys. */
 async function change() {
@@ -118,6 +119,9 @@ async function change() {
   }
 }
 
+/** What all that is made of a key is tied to. @param {number} k */
+const tied = k => ({ tags: [`t${k}`], dependsOn: [`parent:${k}`] })
+
 /**
  * @param {number} k
  * @param {number} n
@@ -126,13 +130,16 @@ async function change() {
 async function tell(k, n, kind) {
   switch (kind) {
     case 'put':
-      await cache.put(`k:${k}:`, made(n), { tags: [`t${k}`] })
+      await cache.put(`k:${k}:`, made(n), tied(k))
       // put() waits for the disk only.
       return tiers.redis ? cache.flush() : undefined
     case 'delete':
       return cache.delete(`k:${k}:`)
     case 'tag':
       return cache.invalidate({ tag: `t${k}` })
+    case 'parent':
+      await cache.put(`parent:${k}`, n)
+      return tiers.redis ? cache.flush() : undefined
     case 'prefix':
       return cache.invalidate({ prefix: `k:${k}:` })
     default:
@@ -154,17 +161,20 @@ async function read(k, how) {
   /** @param {object} options */
   const fetcher = options => async (/** @type {string} */ _, /** @type {any} */ context) => {
     loaded = -1
-    context.set(options)
+    // Some say only at the end what they are tied to.
+    const isLate = next(3) === 0
+    if (!isLate) context.set(options)
     const value = made(truth(k))
     for (let wait = next(4); wait > 0; wait--) await turn()
+    if (isLate) context.set(options)
     return value
   }
-  const tags = [`t${k}`]
+  const ties = tied(k)
   if (how === 'get') got = await watched('get', cache.get(key))
-  else if (how === 'load') got = await watched('get with a fetcher', cache.get(key, fetcher({ tags })))
+  else if (how === 'load') got = await watched('get with a fetcher', cache.get(key, fetcher(ties)))
   else if (how === 'child') {
     // Made from the key: what changes the key must cut it.
-    got = await watched('get of what depends', cache.get(`made:${k}`, fetcher({ dependsOn: [key], tags })))
+    got = await watched('get of what depends', cache.get(`made:${k}`, fetcher({ ...ties, dependsOn: [key, `parent:${k}`] })))
   } else {
     const many = await watched('getMany', cache.getMany([key], async () => ({})))
     got = many.get(key)

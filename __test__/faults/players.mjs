@@ -159,7 +159,7 @@ export class Game {
     const name = `${place}.${++this.started}`
     const own = Array.from({ length: this.keys }, (_, k) => k).filter(k => k % this.count === place)
     const player = new Player({
-      ...this.part, ...(how.tiers ? { tiers: how.tiers } : {}),
+      memory: place % 2 === 0 ? '64mb' : '1mb', ...this.part, ...(how.tiers ? { tiers: how.tiers } : {}),
       file: join(this.dir, `history.${name}`), origin: join(this.dir, 'origin'), keys: this.keys, own,
       seed: ((this.seed * 7919 + this.started * 104_729) % 2_147_483_646) + 1
     }, name, how)

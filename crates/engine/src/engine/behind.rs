@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::{BatchEnd, Engine, Event, Found, Invalidation, Landed, ThreadId};
 use crate::clock::{FOREVER, Millis};
 use crate::entry::{Entry, Freshness};
+use crate::invalidation::links;
 use crate::invalidation::target::Target;
 use crate::load::breaker::Outcome;
 use crate::load::flights::{KeyLock, Phase, PreHashed, Token};
@@ -247,6 +248,42 @@ impl Engine {
     /// What this process knows of an entry of its own that waits to be written.
     pub fn is_valid(&self, entry: &Entry) -> bool {
         self.facts.judge_entry(entry).hard == 0
+    }
+
+    /// The parents among the links of an entry of which it is not known here what tags and parents they have in turn.
+    pub fn unknown_parents(&self, entry: &Entry) -> Vec<Arc<[u8]>> {
+        let parents =
+            links::names(entry.links()).filter(|(role, name)| role.is_own() && !role.is_tag() && *name != entry.key());
+        let is_here = |name: &[u8]| self.memory.peek(name).is_some_and(|held| self.facts.judge_entry(&held).hard == 0);
+        parents
+            .filter(|(_, name)| !is_here(name) && !self.facts.has_learnt(name))
+            .map(|(_, name)| name.into())
+            .collect()
+    }
+
+    /// Takes in what tags and parents a parent has behind memory, asked at the number `asked`. They count for what is not older than
+    /// `since`.
+    pub fn learn_parent(&self, name: &[u8], has: &[u8], since: u64, asked: u64) {
+        self.register_parents(has);
+        let hash = hash_key(name);
+        let mut lock = self.flights.lock(name);
+        let held = self.memory.peek(name);
+        let changed = lock.recent().changes(hash);
+        self.facts.register(name, held.as_ref(), changed);
+        if held.is_some_and(|held| self.facts.judge_entry(&held).hard == 0) {
+            // It came meanwhile.
+            return;
+        }
+        self.facts.learn(name, has, since, asked);
+        // Copies of its children are to be covered by its tags and parents.
+        self.stamps.shared_changed(&[self.stamps.slot(hash)]);
+    }
+
+    /// The links of an entry, and what its parents have that is known by now.
+    pub fn all_links(&self, entry: &Entry) -> Vec<u8> {
+        let mut links = entry.links().to_vec();
+        self.facts.inherit(entry.key(), &mut links);
+        links
     }
 
     /// The entry in the form that memory has it in by now: compressed, perhaps.

@@ -8,7 +8,7 @@
 //! so cycles and diamonds do no harm; an entry is no ancestor of its own. What was added later (an edge, a parent's new
 //! tags) counts for what happens after it was added.
 //!
-//! An edge takes 24 bytes, and 5 to 10 of a table; a node 32 and its name, and 5 to 10 of a table; one whose value has changed,
+//! An edge takes 24 bytes, and 5 to 10 of a table; a node 40 and its name, and 5 to 10 of a table; one whose value has changed,
 //! or has ties of its own, 48 more.
 
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ struct Node {
     edges: u32,
     /// The sweep that last met an entry which names it.
     seen: AtomicU32,
+    /// The log's number when its tags and parents were last asked for elsewhere, 0 for never.
+    asked: u64,
 }
 
 /// What has happened to a parent.
@@ -156,7 +158,7 @@ impl Dependencies {
         let known = known(links, since);
         let past = known.is_some() || changed != Mark::default();
         let past = past.then(|| Box::new(Past { changed, known }));
-        let node = Node { name: name.into(), past, edges: 0, seen: AtomicU32::new(pass) };
+        let node = Node { name: name.into(), past, edges: 0, seen: AtomicU32::new(pass), asked: 0 };
         let id = match self.free_nodes.pop() {
             Some(id) => {
                 self.nodes[id as usize] = node;
@@ -193,6 +195,23 @@ impl Dependencies {
         if let Some(id) = self.node(hash) {
             self.nodes[id as usize].past().known = known(links, since);
         }
+    }
+
+    /// A parent's value lies elsewhere, with these tags and parents: that was asked at the number `asked`, and counts from `since` on.
+    pub fn learn(&mut self, hash: u64, links: &[u8], since: u64, asked: u64) {
+        if let Some(id) = self.node(hash) {
+            let node = &mut self.nodes[id as usize];
+            node.asked = asked;
+            let known = known(links, since);
+            if known.is_some() || node.past.is_some() {
+                node.past().known = known;
+            }
+        }
+    }
+
+    /// When it was last asked elsewhere what tags and parents a parent has; 0 for never.
+    pub fn asked(&self, hash: u64) -> u64 {
+        self.node(hash).map_or(0, |id| self.nodes[id as usize].asked)
     }
 
     /// The sweep `pass` has met an entry that names this parent.

@@ -191,6 +191,36 @@ impl Facts {
         true
     }
 
+    /// Takes in what tags and parents the value of a [registered](Self::register) parent has elsewhere, as was asked at the number
+    /// `asked`: for what is not older than `since`. Where one of these has been invalidated or has changed since then, the parent counts as
+    /// changed now: its children may have been judged, and lifted, without that.
+    pub fn learn(&self, key: &[u8], links: &[u8], since: u64, asked: u64) {
+        let hash = hash_key(key);
+        let mut state = self.state.write();
+        state.dependencies.learn(hash, links, since, asked);
+        if state.over_links(key, links, since).hard > 0 || since < state.floor {
+            let number = self.log.advance();
+            state.dependencies.change(hash, Mark::new(number, false));
+            self.newest.store(number, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether that was taken in, and nothing has changed the parent since.
+    pub fn has_learnt(&self, key: &[u8]) -> bool {
+        let hash = hash_key(key);
+        let state = self.state.read();
+        let asked = state.dependencies.asked(hash);
+        if asked == 0 || asked < state.floor {
+            return false;
+        }
+        let mut mark = state.markers.over_key(key, asked);
+        mark.merge(state.dependencies.parent(hash).map_or(Mark::default(), |(_, changed)| changed.after(asked)));
+        if let Some((links, _)) = state.dependencies.known(hash) {
+            mark.merge(state.over_links(key, links, asked));
+        }
+        mark.hard == 0
+    }
+
     /// Adds an edge from a [registered](Self::register) parent, whose lock is held: what happens to it from now on concerns the
     /// child.
     pub fn add_edge(&self, parent: &[u8], child: u64) -> bool {

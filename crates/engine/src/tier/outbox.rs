@@ -42,6 +42,8 @@ pub enum Op {
     Put {
         entry: Entry,
         load: Option<(u64, u64)>,
+        /// The entry's number when it was handed over; it may be lifted since. 0 where it was found in a tier.
+        seq: u64,
     },
     Delete,
     Mark(Fact),
@@ -113,6 +115,8 @@ pub struct Owed {
 
 /// What the sender needs from outside: how an entry becomes a record, and who is told of what failed.
 pub trait Post: Send + Sync {
+    /// Finds out what the records of these entries, with their numbers, are to say of their parents.
+    fn prepare(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, ()>;
     /// The record of an entry, for this tier; of a load in a log's epoch and number, if it has one.
     fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record;
     /// A record was refused, or given up.
@@ -293,9 +297,9 @@ impl Outbox {
         let pending = state.queue.get(&number)?;
         match &pending.op {
             // What has cut it since, here, may have been swept away: it is not in memory any more.
-            Op::Put { entry, load: None } if state.has_cut(entry, number) => None,
+            Op::Put { entry, load: None, .. } if state.has_cut(entry, number) => None,
             // What had cut it by its tags and parents may have been swept away: it is not in memory any more. The tier knows.
-            Op::Put { entry, load: Some(_) } if !entry.links().is_empty() => None,
+            Op::Put { entry, load: Some(_), .. } if !entry.links().is_empty() => None,
             Op::Put { entry, .. } => Some(Known::Entry(entry.clone())),
             Op::Delete => Some(Known::Gone),
             Op::Mark(_) => None,
@@ -477,10 +481,20 @@ impl Outbox {
         let answers = match first {
             None => return Ok(()),
             Some(Op::Put { .. }) => {
+                let tied = batch.iter().filter_map(|(_, op, _)| match op {
+                    Op::Put { entry, seq, .. } if *seq > 0 && links::has_parents(entry.links()) => {
+                        Some((entry.clone(), *seq))
+                    }
+                    _ => None,
+                });
+                let tied: Vec<(Entry, u64)> = tied.collect();
+                if !tied.is_empty() {
+                    post.prepare(tied).await;
+                }
                 let puts = batch
                     .iter()
                     .filter_map(|(_, op, _)| match op {
-                        Op::Put { entry, load } => Some(Put {
+                        Op::Put { entry, load, .. } => Some(Put {
                             record: post.record(entry, *load),
                             of: if load.is_some() { PutOf::Load } else { PutOf::Write },
                         }),

@@ -23,7 +23,8 @@ use super::outbox::{Before, Known, Op, Outbox, Owed, Post};
 use super::runtime;
 use super::stack::{Layer, Tiers};
 use super::{
-    Answer, Fact, Guarded, Key, Put, Record, Rest, SharedLog, Tier, TierError, TierErrorKind, Told, Watcher, text_of,
+    Answer, Fact, Found, Guarded, Key, Put, Record, Rest, SharedLog, Tier, TierError, TierErrorKind, Told, Watcher,
+    text_of,
 };
 use crate::clock::FOREVER;
 use crate::codec::envelope::Clocks;
@@ -466,6 +467,16 @@ impl Slot {
         epoch != 0 && self.position().0 == epoch
     }
 
+    /// The tags and parents of what it holds under these keys, or is on its way to it, whether cut or not.
+    pub async fn links_of(&self, keys: Vec<Key>) -> Vec<(Key, Arc<[u8]>)> {
+        let found = self.guarded.get_many(keys.clone()).await;
+        let links = |key: &Key, found: Found| match self.outbox.known(key) {
+            Some(Known::Entry(entry)) => Some(entry.links().into()),
+            _ => found.ok().flatten().map(|record| record.links),
+        };
+        keys.into_iter().zip(found).filter_map(|(key, found)| Some((Arc::clone(&key), links(&key, found)?))).collect()
+    }
+
     /// Waits until all has landed, or says what has not.
     pub async fn finish(&self, deadline: Instant, close: bool) -> Result<(), TierError> {
         let mut result = Ok(());
@@ -515,12 +526,24 @@ impl Slot {
 }
 
 impl Post for Slot {
+    fn prepare(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let shared = self.shared.upgrade().filter(|_| self.guarded.log().is_some());
+            if let Some(shared) = shared {
+                shared.learn_parents(&entries).await;
+            }
+        })
+    }
+
     fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record {
         let Some(shared) = self.shared.upgrade() else { return Record::of(entry, 0, &NO_CLOCKS) };
         let Some(engine) = shared.engine() else { return Record::of(entry, shared.epoch(), &NO_CLOCKS) };
         let form = || self.form(&engine, entry);
         let form = if entry.raw_len() > LASTING { runtime::lasting(form) } else { form() };
         let mut record = Record::of(&form, shared.epoch(), &engine.clocks());
+        if links::has_parents(entry.links()) {
+            record.links = engine.all_links(entry).into();
+        }
         if let Some((epoch, seq)) = load.filter(|_| self.guarded.log().is_some()) {
             (record.epoch, record.seq) = (epoch, seq);
         }

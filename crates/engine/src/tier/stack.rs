@@ -254,7 +254,8 @@ impl Tiers {
         // Whether its parents have changed is known by the numbers of the log where it was found, which the nearer log does not have.
         let stays = depends && has_log(&self.slots[index]);
         for slot in self.slots[..index].iter().filter(|slot| !(stays && has_log(slot))) {
-            slot.push(Op::Put { entry: entry.clone(), load: Some(positions[slot.index]) }, Some(entry.key().into()));
+            let load = Some(positions[slot.index]);
+            slot.push(Op::Put { entry: entry.clone(), load, seq: 0 }, Some(entry.key().into()));
         }
     }
 
@@ -293,6 +294,32 @@ impl Tiers {
         }
         if let Some(engine) = self.engine.upgrade() {
             engine.sought([(seek.token, found)]);
+        }
+    }
+
+    // ------------------------------------------------------------ parents
+
+    /// Finds out what tags and parents those parents of these entries have that another process has put: what is known of them there is in
+    /// their records, so that one look is enough. One that is nowhere is looked for again by the next that names it.
+    pub(super) async fn learn_parents(&self, entries: &[(Entry, u64)]) {
+        let Some(engine) = self.engine.upgrade() else { return };
+        let mut since: HashMap<Key, u64> = HashMap::new();
+        for (entry, seq) in entries {
+            for parent in engine.unknown_parents(entry) {
+                let oldest = since.entry(parent).or_insert(u64::MAX);
+                *oldest = *seq.min(oldest);
+            }
+        }
+        let asked = engine.current();
+        for slot in self.slots.iter().filter(|slot| slot.guarded.log().is_some()) {
+            if since.is_empty() {
+                break;
+            }
+            for (key, links) in slot.links_of(since.keys().cloned().collect()).await {
+                if let Some(since) = since.remove(&key) {
+                    engine.learn_parent(&key, &links, since, asked);
+                }
+            }
         }
     }
 
@@ -379,7 +406,7 @@ impl Behind for Tiers {
                 slot.early.store(true, Ordering::SeqCst);
             }
             let load = load.map(|positions| positions.get(slot.index).copied().unwrap_or_default());
-            slot.push(Op::Put { entry: entry.clone(), load }, Some(entry.key().into()));
+            slot.push(Op::Put { entry: entry.clone(), load, seq: entry.seq() }, Some(entry.key().into()));
             if load.is_none() && slot.guarded.log().is_none() {
                 // For what depends on it, and lies in the tier.
                 slot.ledger.lock().note(&self.fact(Target::Key(entry.key().into()), false, entry.seq()));

@@ -227,3 +227,53 @@ fn tiers_know_what_is_about_to_be_invalidated_before_it_has_a_number() {
     let told = std::mem::take(&mut *listener.told.lock().unwrap());
     assert!(matches!(told[..], [("invalidated", soft), ("gone", hard)] if before < soft && soft < hard), "{told:?}");
 }
+
+#[test]
+fn what_is_learnt_of_a_parent_counts_for_children_that_are_here_until_the_parent_changes() {
+    for change in ["a", "#of a", "b"] {
+        let w = World::new(config());
+        put_tied(&w, "c", &[(Role::Parent, "b"), (Role::Tag, "own")]);
+        let entry = w.get("c").unwrap().entry;
+        let b = || Arc::<[u8]>::from(&b"b"[..]);
+        assert_eq!(w.engine.unknown_parents(&entry), [b()]);
+        let mut links = Vec::new();
+        [(Role::Parent, "a"), (Role::Tag, "of a")]
+            .iter()
+            .for_each(|(role, name)| push(&mut links, *role, name.as_bytes()));
+        w.engine.learn_parent(b"b", &links, entry.seq(), w.engine.current());
+        assert!(w.engine.unknown_parents(&entry).is_empty());
+        let all: Vec<_> = kvcache_engine::invalidation::links::names(&w.engine.all_links(&entry))
+            .map(|(role, name)| (role, String::from_utf8_lossy(name).into_owned()))
+            .collect();
+        for name in
+            [(Role::Parent, "b"), (Role::Tag, "own"), (Role::InheritedParent, "a"), (Role::InheritedTag, "of a")]
+        {
+            assert!(all.contains(&(name.0, name.1.to_owned())), "{all:?}");
+        }
+        invalidate(&w, change, false);
+        assert!(w.get("c").is_none(), "{change}");
+        put_tied(&w, "c", &[(Role::Parent, "b")]);
+        let entry = w.get("c").unwrap().entry;
+        assert_eq!(w.engine.unknown_parents(&entry), [b()], "{change}");
+        // One that is here needs no learning.
+        put_tied(&w, "b", &[(Role::Tag, "t")]);
+        put_tied(&w, "c", &[(Role::Parent, "b")]);
+        assert!(w.engine.unknown_parents(&w.get("c").unwrap().entry).is_empty());
+    }
+}
+
+#[test]
+fn a_parent_that_changed_before_it_was_learnt_of_cuts_its_grandchildren() {
+    let w = World::new(config());
+    put_tied(&w, "c", &[(Role::Parent, "b")]);
+    let entry = w.get("c").unwrap().entry;
+    let seq = entry.seq();
+    // Nothing here knows yet that this concerns it, and it is lifted over it.
+    invalidate(&w, "a", false);
+    invalidate(&w, "#else", false);
+    assert!(w.get("c").is_some() && entry.seq() > seq);
+    let mut links = Vec::new();
+    push(&mut links, Role::Parent, b"a");
+    w.engine.learn_parent(b"b", &links, seq, w.engine.current());
+    assert!(w.get("c").is_none());
+}
