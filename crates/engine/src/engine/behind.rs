@@ -274,7 +274,9 @@ impl Engine {
             // It came meanwhile.
             return;
         }
-        self.facts.learn(name, has, since, asked);
+        if self.facts.learn(name, has, since, asked) {
+            self.sweep_at(self.sweeper.want_later(self.clock.now_millis()));
+        }
         // Copies of its children are to be covered by its tags and parents.
         self.stamps.shared_changed(&[self.stamps.slot(hash)]);
     }

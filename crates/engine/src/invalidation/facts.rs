@@ -193,16 +193,21 @@ impl Facts {
 
     /// Takes in what tags and parents the value of a [registered](Self::register) parent has elsewhere, as was asked at the number
     /// `asked`: for what is not older than `since`. Where one of these has been invalidated or has changed since then, the parent counts as
-    /// changed now: its children may have been judged, and lifted, without that.
-    pub fn learn(&self, key: &[u8], links: &[u8], since: u64, asked: u64) {
+    /// changed now: its children may have been judged, and lifted, without that. Whether it does.
+    pub fn learn(&self, key: &[u8], links: &[u8], since: u64, asked: u64) -> bool {
         let hash = hash_key(key);
         let mut state = self.state.write();
+        // What had cut it by what was known before is not known any more.
+        let before = state.dependencies.known(hash).map(|(known, since)| state.over_links(key, known, since));
+        state.dependencies.change(hash, before.unwrap_or_default());
         state.dependencies.learn(hash, links, since, asked);
-        if state.over_links(key, links, since).hard > 0 || since < state.floor {
+        let has_changed = state.over_links(key, links, since).hard > 0 || since < state.floor;
+        if has_changed {
             let number = self.log.advance();
             state.dependencies.change(hash, Mark::new(number, false));
             self.newest.store(number, Ordering::SeqCst);
         }
+        has_changed
     }
 
     /// Whether that was taken in, and nothing has changed the parent since.

@@ -277,3 +277,16 @@ fn a_parent_that_changed_before_it_was_learnt_of_cuts_its_grandchildren() {
     w.engine.learn_parent(b"b", &links, seq, w.engine.current());
     assert!(w.get("c").is_none());
 }
+
+#[test]
+fn what_had_cut_children_by_what_was_known_of_a_parent_still_does_when_something_else_is_learnt() {
+    let w = World::new(config());
+    put_tied(&w, "a", &[]);
+    put_tied(&w, "b", &[(Role::Parent, "a")]);
+    put_tied(&w, "c", &[(Role::Parent, "b")]);
+    let entry = w.get("c").unwrap().entry;
+    w.put("a", "new", FRESH);
+    assert_eq!(w.engine.unknown_parents(&entry), [Arc::<[u8]>::from(&b"b"[..])]);
+    w.engine.learn_parent(b"b", &[], w.engine.current(), w.engine.current());
+    assert!(w.get("c").is_none());
+}
