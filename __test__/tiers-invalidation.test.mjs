@@ -191,9 +191,14 @@ for (const kind of ['disk', 'redis', 'disk and redis']) {
         }))
         const [first, second, cuts, reads, late] = caches
         assert.ok(first && second && cuts && reads && late)
+        await first.put('told', 0)
+        await first.flush()
+        await until(async () => await second.get('told') === 0, 'both know the log')
         await first.put('a', 1, { tags: ['of a'] })
         await first.put('b', 1, { dependsOn: ['a'] })
+        await first.put('told', 1)
         await first.flush()
+        await until(async () => await second.get('told') === 1, 'it has heard of what was put')
         // It has never seen the key that its own depends on.
         if (isLoaded) await second.get('c', () => 1, { dependsOn: ['b'] })
         else await second.put('c', 1, { dependsOn: ['b'] })
