@@ -245,7 +245,7 @@ impl Engine {
         }
     }
 
-    /// What this process knows of an entry of its own that waits to be written.
+    /// Whether nothing known here has cut an entry that is in memory, or waits to be written.
     pub fn is_valid(&self, entry: &Entry) -> bool {
         self.facts.judge_entry(entry).hard == 0
     }
@@ -254,7 +254,7 @@ impl Engine {
     pub fn unknown_parents(&self, entry: &Entry) -> Vec<Arc<[u8]>> {
         let parents =
             links::names(entry.links()).filter(|(role, name)| role.is_own() && !role.is_tag() && *name != entry.key());
-        let is_here = |name: &[u8]| self.memory.peek(name).is_some_and(|held| self.facts.judge_entry(&held).hard == 0);
+        let is_here = |name: &[u8]| self.memory.peek(name).is_some_and(|held| self.is_valid(&held));
         parents
             .filter(|(_, name)| !is_here(name) && !self.facts.has_learnt(name))
             .map(|(_, name)| name.into())
@@ -265,12 +265,10 @@ impl Engine {
     /// `since`.
     pub fn learn_parent(&self, name: &[u8], has: &[u8], since: u64, asked: u64) {
         self.register_parents(has);
-        let hash = hash_key(name);
         let mut lock = self.flights.lock(name);
         let held = self.memory.peek(name);
-        let changed = lock.recent().changes(hash);
-        self.facts.register(name, held.as_ref(), changed);
-        if held.is_some_and(|held| self.facts.judge_entry(&held).hard == 0) {
+        self.register_parent(&mut lock, name, held.as_ref());
+        if held.is_some_and(|held| self.is_valid(&held)) {
             // It came meanwhile.
             return;
         }
@@ -278,7 +276,7 @@ impl Engine {
             self.sweep_at(self.sweeper.want_later(self.clock.now_millis()));
         }
         // Copies of its children are to be covered by its tags and parents.
-        self.stamps.shared_changed(&[self.stamps.slot(hash)]);
+        self.stamps.shared_changed(&[self.stamps.slot(hash_key(name))]);
     }
 
     /// The links of an entry, and what its parents have that is known by now.

@@ -151,8 +151,7 @@ impl Engine {
         let child = hash_key(child);
         {
             let mut lock = self.flights.lock(parent);
-            let changed = lock.recent().changes(hash_key(parent));
-            self.facts.register(parent, self.memory.peek(parent).as_ref(), changed);
+            self.register_parent(&mut lock, parent, self.memory.peek(parent).as_ref());
             self.facts.add_edge(parent, child);
         }
         // Copies of the child, and of what depends on it, are covered by the parent's slots from now on.
@@ -194,9 +193,14 @@ impl Engine {
     pub(super) fn register_parents(&self, given: &[u8]) {
         for (_, parent) in links::names(given).filter(|(role, _)| !role.is_tag()) {
             let mut lock = self.flights.lock(parent);
-            let changed = lock.recent().changes(hash_key(parent));
-            self.facts.register(parent, self.memory.peek(parent).as_ref(), changed);
+            self.register_parent(&mut lock, parent, self.memory.peek(parent).as_ref());
         }
+    }
+
+    /// Makes a key a parent, under its lock. `held` is what memory holds of it.
+    pub(super) fn register_parent(&self, lock: &mut KeyLock<'_>, parent: &[u8], held: Option<&Entry>) {
+        let changed = lock.recent().changes(hash_key(parent));
+        self.facts.register(parent, held, changed);
     }
 
     /// Finds out before the key is locked what storing the end of a load needs to know.
