@@ -35,8 +35,14 @@ const small = id => ({ id, name: 'Ada Lovelace', email: 'ada@example.com', activ
 
 /** So long that the object is of 990 bytes as JSON, and the string of as many: below what is compressed by default. */
 const BODY = 'It was a dark and stormy night; the cache was cold. '.repeat(17)
-/** @param {number} id */
-export const medium = id => ({ ...small(id), body: BODY })
+/**
+ * Spelled out and not `{ ...small(id), body }`: the V8 of Node 20 gives each object made that way a hidden class of its own, which costs a fetcher
+ * more than some caches take for the rest of a miss.
+ * @param {number} id
+ */
+export const medium = id => ({
+  id, name: 'Ada Lovelace', email: 'ada@example.com', active: true, roles: ['admin', 'author'], body: BODY
+})
 /** @param {number} id */
 const plain = id => String(id).padStart(8, '0').padEnd(990, BODY)
 

@@ -193,7 +193,10 @@ impl Dependencies {
     /// A parent's value was stored with these tags and parents, its number being `since`; or is gone, with none.
     pub fn stored(&mut self, hash: u64, links: &[u8], since: u64) {
         if let Some(id) = self.node(hash) {
-            self.nodes[id as usize].past().known = known(links, since);
+            let node = &mut self.nodes[id as usize];
+            node.past().known = known(links, since);
+            // That was of another value.
+            node.asked = 0;
         }
     }
 

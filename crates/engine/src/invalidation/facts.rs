@@ -251,9 +251,12 @@ impl Facts {
     /// Appends to the links of a value about to be stored what its parents have: their tags and parents, and so on. These
     /// are [registered](Self::register).
     pub fn inherit(&self, key: &[u8], links: &mut Vec<u8>) {
-        let mut inherited = Inherited { key, own: links, names: Vec::new(), count: 0 };
+        let mut inherited = Inherited::new(key, links);
         let state = self.state.read();
-        state.dependencies.walk(key, links, 0, |ancestor, _| inherited.add(ancestor));
+        state.dependencies.walk(key, links, 0, |ancestor, _| match ancestor {
+            Ancestor::Tag(name) => inherited.add(Role::InheritedTag, name),
+            Ancestor::Key { name, .. } => inherited.add(Role::InheritedParent, name),
+        });
         let inherited = inherited.names;
         drop(state);
         links.extend_from_slice(&inherited);
@@ -327,6 +330,14 @@ impl Facts {
 }
 
 /// Names that a value inherits, each once.
+/// Appends to the links of a value of that key those of one of its parents.
+pub fn inherit_from(key: &[u8], links: &mut Vec<u8>, parent: &[u8]) {
+    let mut inherited = Inherited::new(key, links);
+    links::names(parent).for_each(|(role, name)| inherited.add(role.inherited(), name));
+    let inherited = inherited.names;
+    links.extend_from_slice(&inherited);
+}
+
 struct Inherited<'a> {
     key: &'a [u8],
     own: &'a [u8],
@@ -335,12 +346,13 @@ struct Inherited<'a> {
     count: usize,
 }
 
-impl Inherited<'_> {
-    fn add(&mut self, ancestor: Ancestor<'_>) {
-        let (role, name) = match ancestor {
-            Ancestor::Tag(name) => (Role::InheritedTag, name),
-            Ancestor::Key { name, .. } => (Role::InheritedParent, name),
-        };
+impl<'a> Inherited<'a> {
+    fn new(key: &'a [u8], own: &'a [u8]) -> Self {
+        let count = links::names(own).filter(|(role, _)| !role.is_own()).count();
+        Self { key, own, names: Vec::new(), count }
+    }
+
+    fn add(&mut self, role: Role, name: &[u8]) {
         let has = |links: &[u8]| links::names(links).any(|(known, other)| known.inherited() == role && other == name);
         if self.count < MOST_INHERITED && (role.is_tag() || name != self.key) && !has(self.own) && !has(&self.names) {
             links::push(&mut self.names, role, name);

@@ -115,10 +115,11 @@ pub struct Owed {
 
 /// What the sender needs from outside: how an entry becomes a record, and who is told of what failed.
 pub trait Post: Send + Sync {
-    /// Finds out what the records of these entries, with their numbers, are to say of their parents.
-    fn prepare(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, ()>;
-    /// The record of an entry, for this tier; of a load in a log's epoch and number, if it has one.
-    fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record;
+    /// The tags and parents that the records of these entries, with their numbers as [`Op::Put`] has them, are to name.
+    fn links(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, Vec<Arc<[u8]>>>;
+    /// The record of an entry, for this tier; of a load in a log's epoch and number, if it has one; with these links instead
+    /// of its own, if there are any.
+    fn record(&self, entry: &Entry, load: Option<(u64, u64)>, links: Option<Arc<[u8]>>) -> Record;
     /// A record was refused, or given up.
     fn failed(&self, error: &TierError, key: Option<&Key>);
     /// Waits until these have arrived, or cannot for now.
@@ -481,21 +482,18 @@ impl Outbox {
         let answers = match first {
             None => return Ok(()),
             Some(Op::Put { .. }) => {
+                let is_tied = |entry: &Entry| links::has_parents(entry.links());
                 let tied = batch.iter().filter_map(|(_, op, _)| match op {
-                    Op::Put { entry, seq, .. } if *seq > 0 && links::has_parents(entry.links()) => {
-                        Some((entry.clone(), *seq))
-                    }
+                    Op::Put { entry, seq, .. } if is_tied(entry) => Some((entry.clone(), *seq)),
                     _ => None,
                 });
                 let tied: Vec<(Entry, u64)> = tied.collect();
-                if !tied.is_empty() {
-                    post.prepare(tied).await;
-                }
+                let mut links = if tied.is_empty() { Vec::new() } else { post.links(tied).await }.into_iter();
                 let puts = batch
                     .iter()
                     .filter_map(|(_, op, _)| match op {
                         Op::Put { entry, load, .. } => Some(Put {
-                            record: post.record(entry, *load),
+                            record: post.record(entry, *load, if is_tied(entry) { links.next() } else { None }),
                             of: if load.is_some() { PutOf::Load } else { PutOf::Write },
                         }),
                         _ => None,

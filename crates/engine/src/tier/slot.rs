@@ -526,23 +526,24 @@ impl Slot {
 }
 
 impl Post for Slot {
-    fn prepare(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, ()> {
+    fn links(&self, entries: Vec<(Entry, u64)>) -> Answer<'_, Vec<Arc<[u8]>>> {
         Box::pin(async move {
-            let shared = self.shared.upgrade().filter(|_| self.guarded.log().is_some());
-            if let Some(shared) = shared {
-                shared.learn_parents(&entries).await;
+            match self.shared.upgrade().filter(|_| self.guarded.log().is_some()) {
+                Some(shared) => shared.all_links(&entries).await,
+                // Who reads from a tier without a log knows of the parents what its own process knows.
+                None => entries.iter().map(|(entry, _)| entry.links().into()).collect(),
             }
         })
     }
 
-    fn record(&self, entry: &Entry, load: Option<(u64, u64)>) -> Record {
+    fn record(&self, entry: &Entry, load: Option<(u64, u64)>, links: Option<Arc<[u8]>>) -> Record {
         let Some(shared) = self.shared.upgrade() else { return Record::of(entry, 0, &NO_CLOCKS) };
         let Some(engine) = shared.engine() else { return Record::of(entry, shared.epoch(), &NO_CLOCKS) };
         let form = || self.form(&engine, entry);
         let form = if entry.raw_len() > LASTING { runtime::lasting(form) } else { form() };
         let mut record = Record::of(&form, shared.epoch(), &engine.clocks());
-        if links::has_parents(entry.links()) {
-            record.links = engine.all_links(entry).into();
+        if let Some(links) = links {
+            record.links = links;
         }
         if let Some((epoch, seq)) = load.filter(|_| self.guarded.log().is_some()) {
             (record.epoch, record.seq) = (epoch, seq);

@@ -27,6 +27,7 @@ use super::{Fact, Key, Lease, Page, Rest, Runtime, Tier, TierError, TierFigures,
 use crate::clock::FOREVER;
 use crate::engine::{Behind, Engine, Event, Positions, Seek, ThreadId, Trouble};
 use crate::entry::{Entry, Freshness};
+use crate::invalidation::facts::inherit_from;
 use crate::invalidation::links;
 use crate::invalidation::target::Target;
 use crate::load::flights::Token;
@@ -299,14 +300,42 @@ impl Tiers {
 
     // ------------------------------------------------------------ parents
 
-    /// Finds out what tags and parents those parents of these entries have that another process has put: what is known of them there is in
-    /// their records, so that one look is enough. One that is nowhere is looked for again by the next that names it.
-    pub(super) async fn learn_parents(&self, entries: &[(Entry, u64)]) {
-        let Some(engine) = self.engine.upgrade() else { return };
+    /// The links of these entries, with what their parents have in turn. What that is of parents that another process has put is asked of the
+    /// tiers: what is known of them there is in their records, so that one look is enough. One that is nowhere is looked for again by
+    /// the next that names it.
+    ///
+    /// What is known here may be forgotten at any moment, when another process is heard of, or be learnt for another tier; so it is taken down
+    /// before it is looked which parents are not known, and again after.
+    pub(super) async fn all_links(&self, entries: &[(Entry, u64)]) -> Vec<Arc<[u8]>> {
+        let Some(engine) = self.engine.upgrade() else {
+            return entries.iter().map(|(entry, _)| entry.links().into()).collect();
+        };
+        let mut links: Vec<Vec<u8>> = entries.iter().map(|(entry, _)| engine.all_links(entry)).collect();
+        // What was found in a tier has what its parents had when it was written.
+        let unknown = |(entry, seq): &(Entry, u64)| if *seq > 0 { engine.unknown_parents(entry) } else { Vec::new() };
+        let unknown: Vec<Vec<Key>> = entries.iter().map(unknown).collect();
+        let learnt = self.learn_parents(&engine, entries, &unknown).await;
+        for (((entry, _), links), unknown) in entries.iter().zip(&mut links).zip(unknown) {
+            for parent in unknown.iter().filter_map(|parent| learnt.get(parent)) {
+                inherit_from(entry.key(), links, parent);
+            }
+            inherit_from(entry.key(), links, &engine.all_links(entry));
+        }
+        links.into_iter().map(Arc::from).collect()
+    }
+
+    /// Asks the tiers for the unknown parents of entries, and has the engine take in what they have; gives that.
+    async fn learn_parents(
+        &self,
+        engine: &Engine,
+        entries: &[(Entry, u64)],
+        unknown: &[Vec<Key>],
+    ) -> HashMap<Key, Arc<[u8]>> {
+        let mut learnt = HashMap::new();
         let mut since: HashMap<Key, u64> = HashMap::new();
-        for (entry, seq) in entries {
-            for parent in engine.unknown_parents(entry) {
-                let oldest = since.entry(parent).or_insert(u64::MAX);
+        for ((_, seq), parents) in entries.iter().zip(unknown) {
+            for parent in parents {
+                let oldest = since.entry(Arc::clone(parent)).or_insert(u64::MAX);
                 *oldest = *seq.min(oldest);
             }
         }
@@ -318,9 +347,11 @@ impl Tiers {
             for (key, links) in slot.links_of(since.keys().cloned().collect()).await {
                 if let Some(since) = since.remove(&key) {
                     engine.learn_parent(&key, &links, since, asked);
+                    learnt.insert(key, links);
                 }
             }
         }
+        learnt
     }
 
     // ------------------------------------------------------------ what its slots ask

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use kvcache_engine::engine::{Begun, Behind, Engine, Event, Invalidation, Positions, Seek, Stored, Value};
 use kvcache_engine::entry::{Entry, Kind};
-use kvcache_engine::invalidation::links::{Role, push};
+use kvcache_engine::invalidation::facts::inherit_from;
+use kvcache_engine::invalidation::links::{MOST_INHERITED, Role, names, push};
 use kvcache_engine::invalidation::target::{Target, TargetKind};
 use kvcache_engine::load::flights::Token;
 use kvcache_engine::stats::tiers::TierFigures;
@@ -242,7 +243,7 @@ fn what_is_learnt_of_a_parent_counts_for_children_that_are_here_until_the_parent
             .for_each(|(role, name)| push(&mut links, *role, name.as_bytes()));
         w.engine.learn_parent(b"b", &links, entry.seq(), w.engine.current());
         assert!(w.engine.unknown_parents(&entry).is_empty());
-        let all: Vec<_> = kvcache_engine::invalidation::links::names(&w.engine.all_links(&entry))
+        let all: Vec<_> = names(&w.engine.all_links(&entry))
             .map(|(role, name)| (role, String::from_utf8_lossy(name).into_owned()))
             .collect();
         for name in
@@ -289,4 +290,25 @@ fn what_had_cut_children_by_what_was_known_of_a_parent_still_does_when_something
     assert_eq!(w.engine.unknown_parents(&entry), [Arc::<[u8]>::from(&b"b"[..])]);
     w.engine.learn_parent(b"b", &[], w.engine.current(), w.engine.current());
     assert!(w.get("c").is_none());
+}
+
+#[test]
+fn what_is_inherited_is_named_once_and_not_beyond_the_limit() {
+    let link = |links: &mut Vec<u8>, role, name: &str| push(links, role, name.as_bytes());
+    let mut links = Vec::new();
+    link(&mut links, Role::Parent, "b");
+    link(&mut links, Role::InheritedTag, "known");
+    let mut of_b = Vec::new();
+    for (role, name) in [(Role::Tag, "known"), (Role::Parent, "a"), (Role::InheritedParent, "a"), (Role::Parent, "c")] {
+        link(&mut of_b, role, name);
+    }
+    inherit_from(b"c", &mut links, &of_b);
+    let own: &[(Role, &[u8])] = &[(Role::Parent, b"b"), (Role::InheritedTag, b"known"), (Role::InheritedParent, b"a")];
+    assert_eq!(names(&links).collect::<Vec<_>>(), own, "nobody is an ancestor of its own");
+    let mut many = Vec::new();
+    (0..MOST_INHERITED).for_each(|n| link(&mut many, Role::Tag, &n.to_string()));
+    for _ in 0..2 {
+        inherit_from(b"c", &mut links, &many);
+        assert_eq!(names(&links).count(), 1 + MOST_INHERITED);
+    }
 }

@@ -20,10 +20,10 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 /// A directory that is gone with it.
-struct Dir(PathBuf);
+pub struct Dir(PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("kvcache-disk-{}-{n}", std::process::id()));
@@ -35,7 +35,7 @@ impl Dir {
         self.0.join("store")
     }
 
-    fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         settings(&self.store(), MAX_SIZE)
     }
 

@@ -1,21 +1,25 @@
 //! Tiers behind an engine: what is found there, what is not stored, what is owed.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kvcache_engine::engine::{Begin, Begun, Config, Engine, Event, Inbox, Invalidation, ThreadId, Value};
 use kvcache_engine::entry::{Ages, Freshness, Kind};
+use kvcache_engine::invalidation::links::{self, Role, push};
 use kvcache_engine::invalidation::target::Target;
 use kvcache_engine::load::breaker::{OriginId, Outcome};
 use kvcache_engine::load::queue::Limits;
 use kvcache_engine::scheduler::Scheduled;
 use kvcache_engine::tier::chaos::{Chaos, Ills};
 use kvcache_engine::tier::conformance::{get, puts, record};
+use kvcache_engine::tier::disk::DiskTier;
 use kvcache_engine::tier::memory::MemoryTier;
-use kvcache_engine::tier::{Answer, Fact, Found, Key, Layer, Page, Put, Runtime, Tier, TierError, Tiers};
+use kvcache_engine::tier::{Answer, Fact, Found, Key, Layer, Page, Put, Runtime, SharedLog, Tier, TierError, Tiers};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+
+use crate::disk::Dir;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -135,17 +139,22 @@ impl World {
     }
 }
 
+type Meanwhile = Box<dyn Fn(&[Key]) + Send + Sync>;
+
 /// A tier that lets reads go one by one, and may be one that lasts.
 struct Gate {
     tier: Arc<dyn Tier>,
     reads: Arc<Semaphore>,
     name: &'static str,
     lasts: bool,
+    /// What happens once these have been read, before who asked knows.
+    meanwhile: OnceLock<Meanwhile>,
 }
 
 impl Gate {
-    fn open(tier: Arc<dyn Tier>, name: &'static str, lasts: bool) -> Arc<dyn Tier> {
-        Arc::new(Self { tier, reads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), name, lasts })
+    fn open(tier: Arc<dyn Tier>, name: &'static str, lasts: bool) -> Arc<Self> {
+        let reads = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Arc::new(Self { tier, reads, name, lasts, meanwhile: OnceLock::new() })
     }
 }
 
@@ -156,8 +165,11 @@ impl Tier for Gate {
 
     fn get_many(&self, keys: Vec<Key>) -> Answer<'_, Vec<Found>> {
         Box::pin(async move {
-            let found = self.tier.get_many(keys).await;
+            let found = self.tier.get_many(keys.clone()).await;
             self.reads.acquire().await.unwrap().forget();
+            if let Some(meanwhile) = self.meanwhile.get() {
+                meanwhile(&keys);
+            }
             found
         })
     }
@@ -188,6 +200,10 @@ impl Tier for Gate {
 
     fn close(&self) -> Answer<'_, Result<(), TierError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn log(&self) -> Option<&dyn SharedLog> {
+        self.tier.log()
     }
 
     fn is_awaited(&self) -> bool {
@@ -223,7 +239,8 @@ fn what_is_cut_while_a_tier_is_asked_is_neither_given_nor_stored() {
         let tier = Arc::new(MemoryTier::default());
         run(tier.put_many(puts(vec![record("k", "old", 1)])));
         let reads = Arc::new(Semaphore::new(0));
-        let w = World::new(vec![Arc::new(Gate { tier, reads: Arc::clone(&reads), name: "gate", lasts: false })]);
+        let gate = Gate { tier, reads: Arc::clone(&reads), name: "gate", lasts: false, meanwhile: OnceLock::new() };
+        let w = World::new(vec![Arc::new(gate)]);
         let token = w.lead("k");
         w.seek(token);
         // The tier has answered, and its answer is on the way.
@@ -263,14 +280,16 @@ fn what_a_tier_is_owed_outlives_the_process_in_one_that_lasts() {
     {
         let away = Ills { refused: 1.0, ..Ills::default() };
         let chaos = Arc::new(Chaos::new(Arc::clone(&far) as Arc<dyn Tier>, away, 1));
-        let tiers = vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(chaos, "far", false)];
+        let tiers: Vec<Arc<dyn Tier>> =
+            vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(chaos, "far", false)];
         let w = World::new(tiers);
         w.engine().delete(b"gone");
         w.put("put", "new", b"");
         w.invalidate("x:*");
         assert_eq!(w.arrived().as_deref(), Some("far"));
     }
-    let tiers = vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(Arc::clone(&far) as _, "far", false)];
+    let tiers: Vec<Arc<dyn Tier>> =
+        vec![Gate::open(Arc::clone(&near) as _, "near", true), Gate::open(Arc::clone(&far) as _, "far", false)];
     let w = World::new(tiers);
     let start = std::time::Instant::now();
     let notes = || run(near.list(b"__kvcache__:owed:".to_vec(), 10, None)).unwrap().keys.len();
@@ -282,4 +301,42 @@ fn what_a_tier_is_owed_outlives_the_process_in_one_that_lasts() {
         assert_eq!(run(get(&*far, key)).unwrap().is_some(), there, "{key}");
     }
     drop(w);
+}
+
+#[test]
+fn what_was_asked_of_a_parent_goes_with_its_child_though_the_parent_is_heard_of_meanwhile() {
+    let (dir, other) = (Dir::new(), Dir::new());
+    let disk = |dir: &Dir| Arc::new(DiskTier::open(&dir.settings(), Runtime::shared().unwrap().handle()).unwrap());
+    let link = |names: &[(Role, &str)]| {
+        let mut links = Vec::new();
+        names.iter().for_each(|(role, name)| push(&mut links, *role, name.as_bytes()));
+        links
+    };
+    let near = disk(&dir);
+    let writer = World::new(vec![Arc::clone(&near) as Arc<dyn Tier>]);
+    writer.put("a", "1", b"");
+    writer.put("b", "1", &link(&[(Role::Parent, "a"), (Role::Tag, "of b")]));
+    writer.close();
+
+    let near = disk(&dir);
+    let far = Gate::open(disk(&other), "far", false);
+    let w = World::new(vec![Arc::clone(&near) as Arc<dyn Tier>, Arc::clone(&far) as Arc<dyn Tier>]);
+    let engine = Arc::downgrade(w.scheduled.engine());
+    // One parent is found in the first tier. While the second is asked for the other, the first is heard of.
+    let heard = move |keys: &[Key]| {
+        if let Some(engine) = engine.upgrade()
+            && keys.iter().any(|key| **key == *b"nowhere")
+        {
+            engine.apply(&Target::Key(b"b".as_slice().into()), "b", false);
+        }
+    };
+    assert!(far.meanwhile.set(Box::new(heard)).is_ok());
+    w.put("c", "1", &link(&[(Role::Parent, "b"), (Role::Parent, "nowhere")]));
+    assert_eq!(w.arrived(), None);
+    let record = run(get(&*near, "c")).unwrap().unwrap();
+    let names: Vec<_> = links::names(&record.links).collect();
+    for name in [(Role::InheritedParent, &b"a"[..]), (Role::InheritedTag, b"of b")] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    w.close();
 }
