@@ -36,6 +36,29 @@ const REPORT_AFTER = 100
 const REPORT_LATEST = 500
 /** A value of more than this part of all bytes is not kept. */
 const MOST_OF_ALL = 16
+/** Places at first. */
+const LEAST_PLACES = 64
+
+/**
+ * What a hit looks at, eight words a place, so that it lies together: half a line of the processor's cache, where the object would
+ * take two or three.
+ */
+const WORDS_LOG2 = 3
+/** Answers while the engine's time is below. */
+const UNTIL = 0
+/** Its stamp, and the place of that. */
+const SLOT = 1
+const STAMP = 2
+/** The epoch at which what it shares with others was last seen unchanged. */
+const SEEN = 3
+/** Hits not reported yet. */
+const HITS = 4
+/** How its hits are reported: its route doubled, plus 1 where it is stale; and beside it {@link VISITED}. */
+const LABEL = 5
+const HASH_LOW = 6
+const HASH_HIGH = 7
+/** It was used since the hand of SIEVE passed. */
+const VISITED = 1 << 30
 
 /**
  * The engine's time, the lower 31 bits of it in milliseconds; while nobody has wanted it for a second it is past every
@@ -46,52 +69,34 @@ const clock = clockMemory === null ? Int32Array.of(2 ** 31 - 1) : new Int32Array
 /** The head where no other process writes to a log of ours. */
 const UNMOVED = Int32Array.of(0)
 
-/** A value decoded in this thread, and what is needed to see whether it still stands. */
+/** What is known of a value decoded in this thread beside what a hit looks at. */
 class Copy {
   /**
    * @param {string} key
    */
   constructor(key) {
-    // What a hit looks at comes first, so that it lies together.
-    /** Answers while the engine's time is below. */
+    this.key = key
+    this.version = header[H.VERSION]
+    this.size = header[H.SIZE] + key.length
+    this.sum = header[H.SUM] | 0
+    this.shared = sharedSlots()
+    /** Its words, until it has a place. */
     this.until = header[H.NEAR_UNTIL] | 0
     this.slot = header[H.SLOT] | 0
     this.stamp = header[H.STAMP] | 0
     this.epoch = header[H.EPOCH] | 0
-    /** The promise that every caller gets; undefined where each gets a value of its own. @type {Promise<unknown> | undefined} */
-    this.promise = undefined
-    /** Hits not reported yet. */
-    this.hits = 0
-    /** @type {unknown} */
-    this.value = undefined
-    /** It was used since the hand of SIEVE passed. */
-    this.visited = false
-    this.sum = header[H.SUM] | 0
-    this.shared = sharedSlots()
-    this.key = key
-    this.version = header[H.VERSION]
-    this.size = header[H.SIZE] + key.length
+    this.label = label()
     this.hashLow = header[H.HASH_LOW] | 0
     this.hashHigh = header[H.HASH_HIGH] | 0
-    /** How its hits are reported: its route doubled, plus 1 where it is stale. */
-    this.label = label()
     /** What a value for one caller is made from. */
     this.kind = 0
     /** @type {any} */
     this.data = undefined
+    this.place = 0
     /** Neighbours in the order of coming. @type {Copy | undefined} */
     this.older = undefined
     /** @type {Copy | undefined} */
     this.newer = undefined
-  }
-
-  /** The engine has just said that the value is the same; whether its label is too. */
-  renew() {
-    this.until = header[H.NEAR_UNTIL] | 0
-    this.slot = header[H.SLOT] | 0
-    this.stamp = header[H.STAMP] | 0
-    this.epoch = header[H.EPOCH] | 0
-    this.sum = header[H.SUM] | 0
   }
 }
 
@@ -117,33 +122,18 @@ function label() {
   return header[H.ROUTE] * 2 + (header[H.STATUS] === 2 ? 1 : 0)
 }
 
-/**
- * Whether nothing that covers a copy has changed since it was made.
- * @param {Int32Array} words
- * @param {Copy} copy
- */
-function stands(words, copy) {
-  return words[copy.slot] === copy.stamp && (words[EPOCH] === copy.epoch || standsAnew(words, copy))
-}
-
-/**
- * Something shared has changed: was it something of this copy's?
- * @param {Int32Array} words
- * @param {Copy} copy
- */
-function standsAnew(words, copy) {
-  const epoch = Atomics.load(words, EPOCH)
-  const { shared } = copy
-  let sum = 0
-  for (let i = 0; i < shared.length; i++) sum = (sum + Atomics.load(words, shared[i])) | 0
-  if (sum !== copy.sum) return false
-  copy.epoch = epoch
-  return true
-}
-
 export class Near {
-  /** By key. @type {Map<string, Copy>} */
-  #copies = new Map()
+  /** The place of each key. @type {Map<string, number>} */
+  #places = new Map()
+  #rows = new Int32Array(LEAST_PLACES << WORDS_LOG2)
+  /** By place. The promise is what every caller gets; undefined where each gets a value of its own. @type {(Promise<unknown> | undefined)[]} */
+  #promises = []
+  /** By place. @type {unknown[]} */
+  #values = []
+  /** By place. @type {(Copy | undefined)[]} */
+  #copies = []
+  /** Places that are free. @type {number[]} */
+  #free = []
   #bytes = 0
   /** @type {Copy | undefined} */
   #oldest
@@ -151,12 +141,14 @@ export class Near {
   #newest
   /** Where SIEVE looks next. @type {Copy | undefined} */
   #hand
-  /** Those with hits to be reported. @type {Copy[]} */
+  /** Places with hits to be reported, or that had some. @type {number[]} */
   #noted = []
   #report = new Int32Array(LEAST_TOGETHER * NUMBERS)
-  /** The key that did not hit last, and its copy, which does not stand: for the look-up that follows. */
+  /** Hits of what has gone, at the beginning of the report. */
+  #left = 0
+  /** The key that did not hit last, and the place of its copy, which does not stand: for the look-up that follows. */
   #missedKey = ''
-  /** @type {Copy | undefined} */
+  /** @type {number | undefined} */
   #missed
   /** When they are to be, on the engine's clock. */
   #reportAt = 0
@@ -207,9 +199,10 @@ export class Near {
    * @returns {Promise<any> | undefined}
    */
   get(key) {
-    const copy = this.#hit(key)
-    if (copy === undefined) return undefined
-    return copy.promise === undefined ? Promise.resolve(this.#ownValue(copy)) : copy.promise
+    const place = this.#hit(key)
+    if (place === undefined) return undefined
+    const promise = this.#promises[place]
+    return promise === undefined ? Promise.resolve(this.#ownValue(place)) : promise
   }
 
   /**
@@ -218,34 +211,62 @@ export class Near {
    * @returns {unknown}
    */
   take(key) {
-    const copy = this.#hit(key)
-    if (copy === undefined) return undefined
-    return copy.promise === undefined ? this.#ownValue(copy) : copy.value
+    const place = this.#hit(key)
+    return place === undefined ? undefined : this.#valueAt(place)
   }
 
   /**
-   * A copy that stands, with one more hit.
+   * The place of a copy that stands, with one more hit.
    * @param {string} key
-   * @returns {Copy | undefined}
+   * @returns {number | undefined}
    */
   #hit(key) {
-    const copy = this.#copies.get(key)
-    if (copy === undefined) return this.#miss(key, copy)
+    const place = this.#places.get(key)
+    if (place === undefined) return this.#miss(key, place)
     const now = clock[0]
-    if (now >= copy.until || this.head[0] !== this.seen || !stands(this.words, copy)) return this.#miss(key, copy)
-    if (copy.hits++ === 0) this.#note(copy)
+    if (!this.#stands(place, now)) return this.#miss(key, place)
+    const hits = (place << WORDS_LOG2) + HITS
+    if (this.#rows[hits]++ === 0) this.#note(place)
     if (now >= this.#reportAt) this.report()
-    return copy
+    return place
   }
 
   /**
    * @param {string} key
-   * @param {Copy | undefined} copy
+   * @param {number | undefined} place
    */
-  #miss(key, copy) {
+  #miss(key, place) {
     this.#missedKey = key
-    this.#missed = copy
+    this.#missed = place
     return undefined
+  }
+
+  /**
+   * Whether a copy may still be given: its time has not come, and nothing that covers it has changed since it was made.
+   * @param {number} place
+   * @param {number} now
+   */
+  #stands(place, now) {
+    const rows = this.#rows
+    const { words } = this
+    const row = place << WORDS_LOG2
+    return now < rows[row + UNTIL] && this.head[0] === this.seen && words[rows[row + SLOT]] === rows[row + STAMP] &&
+      (words[EPOCH] === rows[row + SEEN] || this.#standsAnew(place))
+  }
+
+  /**
+   * Something shared has changed: was it something of this copy's?
+   * @param {number} place
+   */
+  #standsAnew(place) {
+    const { words } = this
+    const epoch = Atomics.load(words, EPOCH)
+    const { shared, sum } = this.#copyAt(place)
+    let now = 0
+    for (let i = 0; i < shared.length; i++) now = (now + Atomics.load(words, shared[i])) | 0
+    if (now !== sum) return false
+    this.#rows[(place << WORDS_LOG2) + SEEN] = epoch
+    return true
   }
 
   /**
@@ -254,19 +275,33 @@ export class Near {
    * @returns {unknown}
    */
   peek(key) {
-    const copy = this.#copies.get(key)
-    if (copy === undefined || clock[0] >= copy.until || this.head[0] !== this.seen || !stands(this.words, copy)) {
-      return undefined
-    }
-    return copy.promise === undefined ? this.#ownValue(copy) : copy.value
+    const place = this.#places.get(key)
+    return place === undefined || !this.#stands(place, clock[0]) ? undefined : this.#valueAt(place)
   }
 
   /**
-   * @param {Copy} copy
+   * @param {number} place that is in use
+   * @returns {Copy}
+   */
+  #copyAt(place) {
+    return /** @type {Copy} */ (this.#copies[place])
+  }
+
+  /**
+   * @param {number} place
    * @returns {unknown}
    */
-  #ownValue(copy) {
-    return decodeEncoded(copy.kind, copy.data, this.serializer, copy.key)
+  #valueAt(place) {
+    return this.#promises[place] === undefined ? this.#ownValue(place) : this.#values[place]
+  }
+
+  /**
+   * @param {number} place
+   * @returns {unknown}
+   */
+  #ownValue(place) {
+    const { kind, data, key } = this.#copyAt(place)
+    return decodeEncoded(kind, data, this.serializer, key)
   }
 
   /**
@@ -275,8 +310,8 @@ export class Near {
    */
   ask(key) {
     this.seen = this.head[0]
-    const copy = key === this.#missedKey ? this.#missed : this.#copies.get(key)
-    header[H.IN_VERSION] = copy === undefined ? 0 : copy.version
+    const place = key === this.#missedKey ? this.#missed : this.#places.get(key)
+    header[H.IN_VERSION] = place === undefined ? 0 : this.#copyAt(place).version
   }
 
   /**
@@ -285,20 +320,23 @@ export class Near {
    * @returns {unknown}
    */
   confirmed(key) {
-    const copy = /** @type {Copy} */ (this.#copies.get(key))
-    copy.renew()
-    copy.visited = true
+    const place = /** @type {number} */ (this.#places.get(key))
+    const copy = this.#copyAt(place)
+    const rows = this.#rows
+    const row = place << WORDS_LOG2
     const now = label()
-    if (copy.label !== now) {
-      const shared = sharedSlots()
-      // Its hits so far were of the other label.
-      if (copy.hits > 0) this.report()
-      copy.label = now
-      copy.shared = shared
-    } else if (!hasSharedSlots(copy.shared)) {
-      copy.shared = sharedSlots()
-    }
-    return copy.promise === undefined ? this.#ownValue(copy) : copy.value
+    const isSame = (rows[row + LABEL] & ~VISITED) === now
+    const shared = isSame && hasSharedSlots(copy.shared) ? copy.shared : sharedSlots()
+    copy.sum = header[H.SUM] | 0
+    copy.shared = shared
+    rows[row + UNTIL] = header[H.NEAR_UNTIL]
+    rows[row + SLOT] = header[H.SLOT]
+    rows[row + STAMP] = header[H.STAMP]
+    rows[row + SEEN] = header[H.EPOCH]
+    // Its hits so far were of the other label.
+    if (!isSame && rows[row + HITS] > 0) this.report()
+    rows[row + LABEL] = now | VISITED
+    return this.#valueAt(place)
   }
 
   /**
@@ -326,27 +364,33 @@ export class Near {
       return value
     }
     const value = decodeEncoded(kind, data, this.serializer, key)
-    copy.value = value
     if (share(value, kind, this.values)) {
-      copy.promise = Promise.resolve(value)
+      this.#insert(copy, value, Promise.resolve(value))
     } else {
-      copy.value = undefined
       copy.kind = kind
       copy.data = data
+      this.#insert(copy, undefined, undefined)
     }
-    this.#insert(copy)
     return value
   }
 
   /**
    * @param {Copy} copy
+   * @param {unknown} value
+   * @param {Promise<unknown> | undefined} promise
    */
-  #insert(copy) {
+  #insert(copy, value, promise) {
     this.#miss('', undefined)
-    const old = this.#copies.get(copy.key)
-    if (old !== undefined) this.#remove(old)
-    while (this.#copies.size >= this.max || this.#bytes + copy.size > this.maxBytes) this.#evict()
-    this.#copies.set(copy.key, copy)
+    const old = this.#places.get(copy.key)
+    if (old !== undefined) this.#remove(this.#copyAt(old))
+    while (this.#places.size >= this.max || this.#bytes + copy.size > this.maxBytes) this.#evict()
+    const place = this.#free.pop() ?? this.#copies.length
+    copy.place = place
+    this.#copies[place] = copy
+    this.#values[place] = value
+    this.#promises[place] = promise
+    this.#fill(copy)
+    this.#places.set(copy.key, place)
     this.#bytes += copy.size
     copy.older = this.#newest
     if (this.#newest !== undefined) this.#newest.newer = copy
@@ -354,10 +398,35 @@ export class Near {
     this.#oldest ??= copy
   }
 
+  /**
+   * Writes the words of a copy to its place.
+   * @param {Copy} copy
+   */
+  #fill({ place, until, slot, stamp, epoch, label, hashLow, hashHigh }) {
+    const row = place << WORDS_LOG2
+    if (row >= this.#rows.length) {
+      const longer = new Int32Array(this.#rows.length * 2)
+      longer.set(this.#rows)
+      this.#rows = longer
+    }
+    const rows = this.#rows
+    rows[row + UNTIL] = until
+    rows[row + SLOT] = slot
+    rows[row + STAMP] = stamp
+    rows[row + SEEN] = epoch
+    rows[row + HITS] = 0
+    rows[row + LABEL] = label
+    rows[row + HASH_LOW] = hashLow
+    rows[row + HASH_HIGH] = hashHigh
+  }
+
   #evict() {
+    const rows = this.#rows
     let copy = /** @type {Copy} */ (this.#hand ?? this.#oldest)
-    while (copy.visited) {
-      copy.visited = false
+    for (;;) {
+      const at = (copy.place << WORDS_LOG2) + LABEL
+      if ((rows[at] & VISITED) === 0) break
+      rows[at] &= ~VISITED
       copy = /** @type {Copy} */ (copy.newer ?? this.#oldest)
     }
     this.#hand = copy
@@ -368,9 +437,12 @@ export class Near {
    * @param {Copy} copy
    */
   #remove(copy) {
-    this.#copies.delete(copy.key)
+    const { older, newer, place } = copy
+    this.#leave(place)
+    this.#places.delete(copy.key)
+    this.#free.push(place)
+    this.#copies[place] = this.#values[place] = this.#promises[place] = undefined
     this.#bytes -= copy.size
-    const { older, newer } = copy
     if (older === undefined) this.#oldest = newer
     else older.newer = newer
     if (newer === undefined) this.#newest = older
@@ -382,11 +454,11 @@ export class Near {
 
   /**
    * A copy has its first hit since the last report.
-   * @param {Copy} copy
+   * @param {number} place
    */
-  #note(copy) {
-    copy.visited = true
-    if (this.#noted.push(copy) >= this.together) this.report()
+  #note(place) {
+    this.#rows[(place << WORDS_LOG2) + LABEL] |= VISITED
+    if (this.#noted.push(place) >= this.together) this.report()
     if (this.#timer === undefined) {
       this.#timer = setTimeout(() => {
         this.#timer = undefined
@@ -396,23 +468,42 @@ export class Near {
     }
   }
 
+  /**
+   * Takes the hits of a place over into the report, before it is another copy's.
+   * @param {number} place
+   */
+  #leave(place) {
+    const rows = this.#rows
+    const row = place << WORDS_LOG2
+    const hits = rows[row + HITS]
+    if (hits === 0) return
+    if (this.#left === this.together) this.#send()
+    const at = this.#left++ * NUMBERS
+    if (at === this.#report.length) {
+      const longer = new Int32Array(this.together * NUMBERS)
+      longer.set(this.#report)
+      this.#report = longer
+    }
+    const report = this.#report
+    report[at] = rows[row + HASH_LOW]
+    report[at + 1] = rows[row + HASH_HIGH]
+    report[at + 2] = hits
+    report[at + 3] = rows[row + LABEL] & ~VISITED
+    rows[row + HITS] = 0
+  }
+
+  #send() {
+    if (this.#left > 0) native.reportNear(this.number, this.#report, this.#left)
+    this.#left = 0
+  }
+
   /** Tells the engine of the hits that it does not know yet. */
   report() {
     const noted = this.#noted
-    const len = noted.length
-    if (len === 0) return
-    if (len * NUMBERS > this.#report.length) this.#report = new Int32Array(this.together * NUMBERS)
-    const report = this.#report
-    for (let i = 0, at = 0; i < len; i++, at += NUMBERS) {
-      const copy = noted[i]
-      report[at] = copy.hashLow
-      report[at + 1] = copy.hashHigh
-      report[at + 2] = copy.hits
-      report[at + 3] = copy.label
-      copy.hits = 0
-    }
+    // A place may be there twice, for two copies: the first time takes all.
+    for (let i = 0; i < noted.length; i++) this.#leave(noted[i])
     noted.length = 0
-    native.reportNear(this.number, report, len)
+    this.#send()
     this.#reportAt = (clock[0] + REPORT_AFTER) | 0
   }
 
@@ -420,7 +511,13 @@ export class Near {
   close() {
     this.report()
     clearTimeout(this.#timer)
-    this.#copies.clear()
+    this.#miss('', undefined)
+    this.#places.clear()
+    this.#copies = []
+    this.#values = []
+    this.#promises = []
+    this.#free = []
+    this.#rows = new Int32Array(LEAST_PLACES << WORDS_LOG2)
     this.#oldest = this.#newest = this.#hand = undefined
     this.#bytes = 0
   }

@@ -180,6 +180,13 @@ fn lookups() {
             side_by_side(&orders[0], |key| drop(black_box(tier.get(key))), |key| _ = black_box(plain.get(key)));
         println!("  tier / plain hashbrown look-up        {:6.2}   ({tier:.0} / {plain:.0} ns)", tier / plain);
     }
+    {
+        let values: hashbrown::HashMap<Box<[u8]>, Box<[u8]>, Same> =
+            keys.iter().map(|k| (k[..].into(), VALUE[..].into())).collect();
+        let [tier, values] =
+            side_by_side(&orders[0], |key| drop(black_box(tier.get(key))), |key| _ = black_box(values.get(key)));
+        println!("  tier / the same, with the values      {:6.2}   ({tier:.0} / {values:.0} ns)", tier / values);
+    }
     two_threads(&tier, &orders);
     {
         let entries: hashbrown::HashMap<Box<[u8]>, Entry, Same> =
