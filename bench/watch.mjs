@@ -4,6 +4,10 @@
  * On a machine that does nothing else they agree but for what runs beside the main thread. On one that does, the wall's
  * time holds the waiting for a CPU too, and the CPU's is the one to compare.
  */
+import { median } from './report.mjs'
+
+/** Runs in which allocations are counted. */
+const RUNS = 9
 
 /** @typedef {{ wall: number, cpu: number, bytes?: number }} Took nanoseconds, and bytes of V8's heap where they were counted */
 
@@ -42,11 +46,11 @@ export function each(ops, ...took) {
  */
 export async function allocated(ops, run) {
   const took = []
-  for (let n = 0; n < 9; n++) {
+  for (let n = 0; n < RUNS; n++) {
     globalThis.gc?.()
     const before = process.memoryUsage().heapUsed
     await run(n)
     took.push((process.memoryUsage().heapUsed - before) / ops)
   }
-  return took.sort((a, b) => a - b)[4]
+  return median(took)
 }

@@ -329,7 +329,6 @@ impl Facts {
     }
 }
 
-/// Names that a value inherits, each once.
 /// Appends to the links of a value of that key those of one of its parents.
 pub fn inherit_from(key: &[u8], links: &mut Vec<u8>, parent: &[u8]) {
     let mut inherited = Inherited::new(key, links);
@@ -338,6 +337,7 @@ pub fn inherit_from(key: &[u8], links: &mut Vec<u8>, parent: &[u8]) {
     links.extend_from_slice(&inherited);
 }
 
+/// Names that a value inherits, each once.
 struct Inherited<'a> {
     key: &'a [u8],
     own: &'a [u8],
