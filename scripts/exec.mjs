@@ -14,6 +14,7 @@ const COMMAND_FILES = new Set(['npm', 'npx'])
 
 /**
  * How a program ended. `code` is null when it could not be started or was ended from outside; `why` then says so.
+ * `stdout` is what it printed on either stream, as far as it was kept: with `quiet` all, with `tail` the end, else nothing.
  * @typedef {{ ok: boolean, code: number | null, why: string, stdout: string }} Outcome
  */
 
@@ -26,24 +27,33 @@ const COMMAND_FILES = new Set(['npm', 'npx'])
  * @param {Record<string, string | undefined>} [options.env] beside ours
  * @param {number} [options.minutes] after which (20 when not given) the program is ended, with everything it started
  * @param {boolean} [options.quiet]
+ * @param {number} [options.tail] keep about so many characters of the end of the output for the caller too; the program
+ *   then does not see a terminal
  * @returns {Promise<Outcome>}
  */
 export function run(command, args, options = {}) {
-  const { cwd = ROOT, env, minutes = 20, quiet = false } = options
+  const { cwd = ROOT, env, minutes = 20, quiet = false, tail = 0 } = options
+  const kept = quiet || tail > 0
   const shell = WINDOWS && COMMAND_FILES.has(command)
   return new Promise(resolve => {
     const child = spawn(command, shell ? args.map(quoted) : args, {
       cwd,
       env: { ...process.env, ...env },
-      stdio: ['ignore', quiet ? 'pipe' : 'inherit', quiet ? 'pipe' : 'inherit'],
+      stdio: ['ignore', kept ? 'pipe' : 'inherit', kept ? 'pipe' : 'inherit'],
       shell,
       // A process group of its own, so that a time-out reaches grandchildren too. Ctrl-C is passed on below.
       detached: !WINDOWS
     })
     let stdout = ''
     let why = ''
-    child.stdout?.on('data', chunk => (stdout += chunk))
-    child.stderr?.on('data', chunk => (stdout += chunk))
+    for (const [stream, ours] of /** @type {const} */ ([[child.stdout, process.stdout], [child.stderr, process.stderr]])) {
+      // Decoded as a stream: a chunk may end in the middle of a character.
+      stream?.setEncoding('utf8').on('data', chunk => {
+        if (!quiet) ours.write(chunk)
+        stdout += chunk
+        if (!quiet && stdout.length > 2 * tail) stdout = stdout.slice(-tail)
+      })
+    }
     /** @param {NodeJS.Signals} signal */
     const end = signal => {
       try {

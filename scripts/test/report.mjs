@@ -1,13 +1,23 @@
 // @ts-check
-// What `npm test` ran and how it went: a table at the end, and a last line that programs can read.
+// What `npm test` ran and how it went: what the steps that failed said last, a table, and a last line that programs can
+// read.
 
 import { heading, run } from '../exec.mjs'
 
 /** @typedef {'passed' | 'failed' | 'not run'} Status */
 
+/** How much of a step's output is kept until it has ended, in characters. */
+const KEPT = 200_000
+/** How many lines of a failed step are shown once more at the end. */
+const SHOWN = 80
+/** Lines that tell of what went well, as cargo and node:test print them. */
+const WENT_WELL = /^\s*(test .* \.\.\. ok|✔.*|▶.*|ok \d.*|)$/
+
 export class Report {
   /** @type {{ title: string, status: Status, seconds: number, note: string }[]} */
   #steps = []
+  /** The ends of what failed steps printed. @type {{ title: string, text: string }[]} */
+  #ends = []
 
   /**
    * Runs a program as one step, under a heading.
@@ -20,7 +30,11 @@ export class Report {
   run(title, command, args, options) {
     return this.step(title, async () => {
       console.log(`$ ${[command.replace(process.execPath, 'node'), ...args].join(' ')}`)
-      return (await run(command, args, options)).why
+      // A terminal can be scrolled, and shows colours; a log may be cut in its middle.
+      const tail = process.stdout.isTTY ? 0 : KEPT
+      const { why, stdout } = await run(command, args, { tail, ...options })
+      if (why) this.#ends.push({ title, text: stdout })
+      return why
     })
   }
 
@@ -71,6 +85,12 @@ export class Report {
   }
 
   print() {
+    for (const { title, text } of this.#ends) {
+      const lines = text.split('\n').filter(line => !WENT_WELL.test(line)).slice(-SHOWN)
+      if (lines.length === 0) continue
+      heading(`failed: ${title}`)
+      console.log(lines.join('\n'))
+    }
     heading('Summary')
     const width = Math.max(...this.#steps.map(step => step.title.length))
     for (const { title, status, seconds, note } of this.#steps) {

@@ -12,7 +12,7 @@ export async function rust(report) {
   await report.run('cargo fmt', 'cargo', ['fmt', '--all', '--check'])
   const clippy = ['clippy', '--workspace', '--all-targets', ...locked, '--', '-D', 'warnings']
   await report.run('cargo clippy', 'cargo', clippy, { minutes: 30 })
-  await report.run('cargo test', 'cargo', ['test', '--workspace', ...locked], { minutes: 30 })
+  await report.run('cargo test', 'cargo', ['test', '--workspace', '--no-fail-fast', ...locked], { minutes: 30 })
   // Other builds of the same crate: shuttle's locks stand in the place of the real ones.
   const shuttle = ['test', '-p', 'kvcache-engine', '--features', 'shuttle', '--test', 'shuttle', ...locked]
   await report.run('cargo test of interleavings (shuttle)', 'cargo', shuttle, { minutes: 30 })
