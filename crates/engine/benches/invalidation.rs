@@ -17,6 +17,7 @@ use std::time::Instant;
 use kvcache_engine::clock::{FOREVER, Millis, SystemClock};
 use kvcache_engine::engine::{Alarm, Config, Engine, Invalidation, Value};
 use kvcache_engine::entry::{Ages, Kind};
+use kvcache_engine::heap;
 use kvcache_engine::invalidation::links::{Role, push};
 use kvcache_engine::invalidation::target::Target;
 use kvcache_engine::load::queue::Limits;
@@ -132,9 +133,10 @@ fn report(name: &str, markers: impl Fn(&Engine)) {
 fn memory() {
     let each = |make: &dyn Fn(&Engine)| {
         let engine = engine();
-        let before = BYTES.load(Ordering::Relaxed);
+        let live = || BYTES.load(Ordering::Relaxed) as i64 + heap::live();
+        let before = live();
         make(&engine);
-        BYTES.load(Ordering::Relaxed) - before
+        live() - before
     };
     let many = 200_000;
     let entries = |links: &dyn Fn(usize) -> Vec<u8>| {

@@ -19,6 +19,7 @@ use std::time::Instant;
 use divan::{Bencher, black_box};
 use kvcache_engine::clock::FOREVER;
 use kvcache_engine::entry::{Ages, Entry, EntrySpec, Kind};
+use kvcache_engine::heap;
 use kvcache_engine::memory::{Config, MemoryTier, Weight, hash_key};
 
 const KEYS: usize = 1_000_000;
@@ -155,13 +156,15 @@ fn bookkeeping() {
     let bytes = |entries: usize| {
         let tier = tier(KEYS);
         LIVE.store(0, Ordering::Relaxed);
+        let before = heap::live();
         COUNT.store(true, Ordering::Relaxed);
         for n in 0..entries as u64 {
             tier.insert(entry(&key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)), 3_600_000 + n));
         }
         COUNT.store(false, Ordering::Relaxed);
         let held = tier.len();
-        LIVE.load(Ordering::Relaxed) as f64 / held as f64 - (KEY_BYTES + VALUE_BYTES) as f64
+        let live = LIVE.load(Ordering::Relaxed) + heap::live() - before;
+        live as f64 / held as f64 - (KEY_BYTES + VALUE_BYTES) as f64
     };
     println!("bookkeeping, bytes an entry beyond key and value, by allocator count");
     println!("  a million entries, no ghosts yet      {:6.1}", bytes(KEYS));

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::clock::{FOREVER, Millis};
 use crate::codec::compress::Algorithm;
+use crate::heap;
 use crate::key::MAX_KEY_BYTES;
 
 /// Largest value, in bytes as stored: the limit of Workers KV
@@ -320,7 +321,7 @@ impl Entry {
         debug_assert_eq!(head.sizes.sum(), parts.iter().map(|part| part.len()).sum::<usize>());
         let layout = layout(head.sizes.sum());
         // SAFETY: the layout has at least the size of the head.
-        let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let Some(base) = NonNull::new(unsafe { allocate(layout) }) else { handle_alloc_error(layout) };
         let mut at = HEAD;
         for part in parts {
             // SAFETY: the parts' lengths add up to `head.len()`, for which the allocation was made.
@@ -633,6 +634,23 @@ fn layout(len: usize) -> Layout {
     unsafe { Layout::from_size_align_unchecked(HEAD + len, 8) }
 }
 
+/// Largest allocation of an entry that lies on the [`heap`] for what look-ups read, in bytes.
+const SMALL: usize = 512;
+
+/// # Safety
+/// As [`alloc`].
+unsafe fn allocate(layout: Layout) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    unsafe { if layout.size() <= SMALL { heap::alloc(layout) } else { alloc(layout) } }
+}
+
+/// # Safety
+/// As [`dealloc`], of what [`allocate`] gave.
+unsafe fn free(memory: *mut u8, layout: Layout) {
+    // SAFETY: the caller's promise; the layout says where it came from.
+    unsafe { if layout.size() <= SMALL { heap::dealloc(memory, layout) } else { dealloc(memory, layout) } }
+}
+
 impl Clone for Entry {
     #[inline]
     fn clone(&self) -> Self {
@@ -653,7 +671,7 @@ impl Drop for Entry {
             fence(Ordering::Acquire);
             let layout = layout(self.head().sizes.sum());
             // SAFETY: it was the last reference; the head holds nothing that is to be dropped.
-            unsafe { dealloc(self.0.as_ptr().cast(), layout) };
+            unsafe { free(self.0.as_ptr().cast(), layout) };
         }
     }
 }

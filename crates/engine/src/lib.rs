@@ -10,6 +10,7 @@ pub mod codec;
 pub mod engine;
 pub mod entry;
 pub mod error;
+pub mod heap;
 pub mod invalidation;
 pub mod key;
 pub mod load;

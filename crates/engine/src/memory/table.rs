@@ -11,10 +11,12 @@
 //!
 //! The table owns no references: an entry is in it only while its slot holds it.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
 
 use super::prefetch::{LINE, prefetch};
 use crate::entry::Entry;
+use crate::heap;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, pause};
 
 /// Places a bucket.
@@ -28,6 +30,7 @@ const START: usize = 16;
 
 /// Buckets a segment: 16 KiB.
 const SEGMENT: usize = 256;
+const SEGMENT_LAYOUT: Layout = Layout::new::<[Bucket; SEGMENT]>();
 
 /// Most segments: 75 million entries.
 const MOST_SEGMENTS: usize = 1 << 16;
@@ -59,7 +62,7 @@ type Pair = (u8, NonNull<()>);
 pub(super) struct Table {
     /// Number of buckets.
     len: AtomicUsize,
-    /// Boxes of [`SEGMENT`] buckets, null from some point on: as many as `len` says are there, or one more.
+    /// [`SEGMENT`] buckets each, null from some point on: as many as `len` says are there, or one more.
     segments: Box<[AtomicPtr<Bucket>]>,
     /// Number of entries. Changed under the shard's lock.
     entries: AtomicUsize,
@@ -372,8 +375,15 @@ impl Table {
     fn provide(&self, n: usize) -> bool {
         let Some(segment) = self.segments.get(n / SEGMENT) else { return false };
         if segment.load(Ordering::Relaxed).is_null() {
-            let buckets: Box<[Bucket]> = std::iter::repeat_with(Bucket::new).take(SEGMENT).collect();
-            segment.store(Box::into_raw(buckets).cast(), Ordering::Release);
+            // SAFETY: the layout is not empty.
+            let Some(buckets) = NonNull::new(unsafe { heap::alloc(SEGMENT_LAYOUT) }.cast::<Bucket>()) else {
+                handle_alloc_error(SEGMENT_LAYOUT)
+            };
+            for n in 0..SEGMENT {
+                // SAFETY: there is room for so many.
+                unsafe { buckets.add(n).write(Bucket::new()) };
+            }
+            segment.store(buckets.as_ptr(), Ordering::Release);
         }
         true
     }
@@ -411,10 +421,13 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         for segment in &self.segments {
-            let segment = ptr::slice_from_raw_parts_mut(segment.load(Ordering::Relaxed), SEGMENT);
-            if !segment.is_null() {
-                // SAFETY: it came from a box of that length.
-                drop(unsafe { Box::from_raw(segment) });
+            let buckets = segment.load(Ordering::Relaxed);
+            if !buckets.is_null() {
+                // SAFETY: so many were written, by `provide`, to what it had allocated; nobody else has the table.
+                unsafe {
+                    ptr::slice_from_raw_parts_mut(buckets, SEGMENT).drop_in_place();
+                    heap::dealloc(buckets.cast(), SEGMENT_LAYOUT);
+                }
             }
         }
     }
