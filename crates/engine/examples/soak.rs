@@ -234,6 +234,8 @@ impl User {
                 Event::TimedOut(token) if self.loads.remove(&token).is_some() => {
                     self.engine.fail(token, Outcome::Failure, true);
                 }
+                // What another thread loaded is kept until it is taken.
+                Event::Landed(token) => _ = self.engine.take_landed(self.thread, token),
                 _ => {}
             }
         }
