@@ -6,6 +6,7 @@
 //!
 //! A million keys of 25 bytes, values of 100 bytes, looked up in random order. The plain table is a
 //! `hashbrown::HashMap<Box<[u8]>, u64>` with the tier's hash function: it finds a number, counts no reference and takes no lock.
+//! Entries and the tier's table are allocated as they always are (`kvcache_engine::heap`), all else by the system.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
