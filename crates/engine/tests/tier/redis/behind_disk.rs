@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvcache_engine::invalidation::links::{Role, push};
 use kvcache_engine::invalidation::target::Target;
@@ -11,7 +11,7 @@ use kvcache_engine::tier::disk::{DiskTier, MAX_SIZE, Settings};
 use kvcache_engine::tier::redis::RedisTier;
 use kvcache_engine::tier::{Runtime, SharedLog, Tier};
 
-use super::server::{self, Dir, LONG, Server};
+use super::server::{self, Dir, Server, until};
 use crate::stack::World;
 
 /// A process with a disk before Redis.
@@ -29,14 +29,6 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     Runtime::shared().unwrap().handle().block_on(future)
 }
 
-fn until(holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LONG);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 impl Process {
     fn start(path: &Path, server: &Server) -> Self {
         let runtime = Runtime::shared().unwrap();
@@ -52,7 +44,7 @@ impl Process {
 
     /// Waits until it has heard what another has, and has passed it on.
     fn hears(&self, other: &Self) {
-        until(|| self.heard() >= other.heard());
+        run(until("it hears what another has heard", async || self.heard() >= other.heard()));
         assert_eq!(self.world.arrived(), None);
     }
 
@@ -62,19 +54,20 @@ impl Process {
     }
 
     /// Whether everything was once cut on its disk.
-    fn was_emptied(&self) -> bool {
-        run(self.disk.read_markers(0)).unwrap().iter().any(|fact| fact.target == Target::All)
+    async fn was_emptied(&self) -> bool {
+        self.disk.read_markers(0).await.unwrap().iter().any(|fact| fact.target == Target::All)
     }
 
     /// Waits until everything is cut on its disk: as soon as it knows that it cannot know what was cut meanwhile. Until
     /// then nothing of the disk is served, so that look-ups need not wait for it.
     fn is_emptied(&self) {
-        until(|| self.was_emptied());
+        run(until("its disk is emptied", async || self.was_emptied().await));
     }
 
     /// Waits until it has first written down how far the log has been passed on to its disk.
     fn has_noted(&self) {
-        until(|| !run(self.disk.list(b"__kvcache__:seen:".to_vec(), 1, None)).unwrap().keys.is_empty());
+        let notes = async || self.disk.list(b"__kvcache__:seen:".to_vec(), 1, None).await.unwrap().keys;
+        run(until("it has noted how far it is", async || !notes().await.is_empty()));
     }
 }
 
@@ -164,7 +157,7 @@ fn what_was_cut_while_away(meanwhile: Meanwhile, in_order: bool) {
     }
     if meanwhile == Meanwhile::Nothing {
         again.hears(&other);
-        assert!(!again.was_emptied());
+        assert!(!run(again.was_emptied()));
         assert!(again.holds("stays"));
         assert_eq!(again.world.find("stays").as_deref(), Some("old"));
     } else {
